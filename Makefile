@@ -1,0 +1,33 @@
+# `make compare` and `make test` are all a newcomer needs; both set up .venv on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: compare test test-slow lint figures clean
+
+compare: $(STAMP)
+	$(BIN)/python -m benchmarks.compare --quick
+
+test: lint
+	$(BIN)/python -m pytest -n auto
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n auto -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The pictures that the README shows, from the full grid (hours; resumable).
+figures: $(STAMP)
+	$(BIN)/python -m benchmarks.compare --seeds 10 --steps 500000 --out results/compare-full
+	$(BIN)/python -m benchmarks.plot results/compare-full --figures benchmarks/images
+
+$(STAMP): setup.cfg constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv build *.egg-info
