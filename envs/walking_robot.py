@@ -1,0 +1,410 @@
+"""A hundred movements, then the fall: which joint's which movement did it?
+
+Rules. N joints walk T steps. At M decisive moments early in the walk, `joints_per_moment` joints each see their own
+danger cue and must choose their safe action; if one does not, a fuse is lit and the robot falls exactly `delay` steps
+later. Everything between looks fine. A step pays 1/T, plus temptation/(N T) for each joint that swings (the last
+action); the fall pays -fall_penalty and ends the walk. A swing is harmless except at a decisive moment.
+
+Knobs (unit, allowed):
+    n_agents           joints N, 1 or more
+    horizon            steps T, 1 or more
+    delay              steps D from the error to the fall, 0..T-1
+    window             steps W at the start in which moments lie, 1..T-D (hold it fixed when sweeping the delay)
+    n_decisive         moments M, 1..W              joints_per_moment   joints m at each moment, 1..N
+    n_cues             cues K a joint can see, 2 or more    n_actions   A, 2 or more
+    temptation         kappa, 0 or more             fall_penalty        P, 0 or more (returns; a full walk pays 1)
+    stagger            steps before the fall in which every cue shows panic, 0 or below D (damage becomes visible)
+    decoys             harmless danger cues inside the window, M m + decoys <= W N
+    wobble             scale of the body's wobble in the observations, 0 or more (0 hides it and leaves it out)
+    observe_damage     who sees the fuse: none, critic, all
+    safe               balanced (g_i = i mod (A-1)) or hold (every g_i = 0, the default action)
+    layout_seed        permutes which joint has which danger cue and which safe action
+
+Isolates: space-time credit of one sparse, delayed event with everything else held still. Harder with N (dilution),
+D and T (delay), M (masking), decoys (ambiguity), joints_per_moment (shared blame) and safe="balanced" (the default
+action is itself wrong at half the joints).
+
+Truth, for a plan frozen at all T steps, errors at steps t_1 <= t_2 <= ...: the return is
+    G = sum_{u < F} (1/T + kappa/(N T) swings_u) - P 1[F < T],   F = t_1 + D, or T without an error,
+so the frozen unit difference needs only the first two error steps (`unit_differences`), and the Shapley value over
+units is the airport game (Littlechild & Owen 1973) plus, for each swing, a game of "present and not blocked"
+(`unit_shapley`). Source: this project; the culprit, the delay and the innocents are known by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import comb
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.base import Env, Episode, Step, choice, flatten, real, refuse_knob, whole
+
+HOLD = 0
+NO_FUSE = -1
+
+
+class RobotState(NamedTuple):
+    """What a walk remembers. Scheduled units are hidden from everyone; future cues are not drawn yet."""
+
+    t: Tensor  # [B] int64, the step about to be taken
+    alive: Tensor  # [B] bool, has not fallen
+    fuse: Tensor  # [B] int64, steps left before the fall, -1 while no error was made
+    danger: Tensor  # [B, M m] int64, the decisive units as t * N + i
+    decoy: Tensor  # [B, decoys] int64, units that show danger harmlessly
+    cue: Tensor  # [B, N] int64, what each joint sees at t (before any panic)
+    wobble: Tensor  # [B] the body's wobble; its dtype is the game's
+
+
+@dataclass(frozen=True)
+class WalkingRobot(Env[RobotState]):
+    """See the module's text for rules, knobs and truth."""
+
+    n_agents: int = 6
+    horizon: int = 100
+    delay: int = 40
+    window: int = 20
+    n_decisive: int = 1
+    joints_per_moment: int = 1
+    n_cues: int = 4
+    n_actions: int = 3
+    temptation: float = 0.1
+    fall_penalty: float = 1.0
+    stagger: int = 0
+    decoys: int = 0
+    wobble: float = 0.0
+    observe_damage: str = "none"
+    safe: str = "balanced"
+    layout_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise KnobError, one sentence, for a knob outside its range."""
+        whole(self, 1, None, "n_agents", "horizon")
+        whole(self, 0, self.horizon - 1, "delay")
+        whole(self, 1, None, "window", "n_decisive")
+        if self.window > self.horizon - self.delay:
+            refuse_knob(self, "window", f"at most horizon - delay = {self.horizon - self.delay}, so that a fall fits")
+        if self.n_decisive > self.window:
+            refuse_knob(self, "n_decisive", f"at most window = {self.window}, one moment a step")
+        whole(self, 1, self.n_agents, "joints_per_moment")
+        whole(self, 2, None, "n_cues", "n_actions")
+        real(self, 0, None, "temptation", "fall_penalty", "wobble")
+        whole(self, 0, None, "stagger", "decoys", "layout_seed")
+        if self.stagger and self.stagger >= self.delay:
+            refuse_knob(self, "stagger", f"0, or below delay = {self.delay}")
+        room = self.window * self.n_agents - self.n_decisive * self.joints_per_moment
+        if self.decoys > room:
+            refuse_knob(self, "decoys", f"at most window * n_agents - n_decisive * joints_per_moment = {room}")
+        choice(self, ("none", "critic", "all"), "observe_damage")
+        choice(self, ("balanced", "hold"), "safe")
+
+    # --- sizes -------------------------------------------------------------------------------------------------
+
+    @property
+    def obs_size(self) -> int:
+        return self._cue_slots + 1 + (self.wobble > 0) + 2 * (self.observe_damage == "all")
+
+    @property
+    def critic_size(self) -> int:
+        return self.n_agents * self._cue_slots + 1 + (self.wobble > 0) + 2 * (self.observe_damage != "none")
+
+    @property
+    def reset_noise_size(self) -> int:
+        units = self.window * self.n_agents if self.decoys else 0
+        return self.window + self.n_decisive * self.n_agents + units + self.n_agents
+
+    @property
+    def step_noise_size(self) -> int:
+        return self.n_agents + (self.wobble > 0)
+
+    @property
+    def default_action(self) -> int:
+        return HOLD
+
+    @property
+    def _cue_slots(self) -> int:
+        return self.n_cues + (self.stagger > 0)
+
+    # --- layout: who fears what, and what saves them -----------------------------------------------------------
+
+    @cached_property
+    def _layout(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(danger cue d_i, safe action g_i): each value equally often, then dealt to the joints by `layout_seed`."""
+        order = np.random.default_rng(self.layout_seed).permutation(self.n_agents)
+        safe = order % (self.n_actions - 1) if self.safe == "balanced" else np.zeros_like(order)
+        return tuple(int(i) for i in order % self.n_cues), tuple(int(g) for g in safe)
+
+    @property
+    def danger_cue(self) -> tuple[int, ...]:
+        """d_i, one a joint."""
+        return self._layout[0]
+
+    @property
+    def safe_action(self) -> tuple[int, ...]:
+        """g_i, one a joint: right at a decisive moment, never the swing. Knowing it is a privilege."""
+        return self._layout[1]
+
+    @cached_property
+    def _constants(self) -> dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        return {}
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(danger cues, safe actions, joint numbers, cue numbers) as tensors on `device`, made once."""
+        if device not in self._constants:
+            rows = (self.danger_cue, self.safe_action, range(self.n_agents), range(self._cue_slots))
+            d, g, joints, cues = (torch.tensor(list(row), dtype=torch.int64, device=device) for row in rows)
+            self._constants[device] = (d, g, joints, cues)
+        return self._constants[device]
+
+    # --- rules -------------------------------------------------------------------------------------------------
+
+    def reset(self, noise: Tensor) -> RobotState:
+        """Draw M distinct moments, m distinct joints at each, the decoys, and the first cues."""
+        B, N, M = noise.shape[0], self.n_agents, self.n_decisive
+        steps_u, joints_u, rest = noise.tensor_split((self.window, self.window + M * N), dim=1)
+        steps = steps_u.argsort(dim=1, stable=True)[:, :M]
+        joints = joints_u.reshape(B, M, N).argsort(dim=2, stable=True)[:, :, : self.joints_per_moment]
+        danger = (steps[:, :, None] * N + joints).reshape(B, -1)
+        decoy = danger[:, :0]
+        if self.decoys:
+            taken = rest[:, : self.window * N].scatter(1, danger, 2.0)  # 2 sorts behind every number in [0,1)
+            decoy = taken.argsort(dim=1, stable=True)[:, : self.decoys]
+        t = torch.zeros(B, dtype=torch.int64, device=noise.device)
+        cue = self._draw_cues(t, danger, decoy, rest[:, -N:])
+        alive = torch.ones(B, dtype=torch.bool, device=noise.device)
+        return RobotState(t, alive, torch.full_like(t, NO_FUSE), danger, decoy, cue, noise.new_zeros(B))
+
+    def step(self, state: RobotState, action: Tensor, noise: Tensor) -> Step[RobotState]:
+        """Light the fuse, fall, or be paid and burn one step of it."""
+        N, T = self.n_agents, self.horizon
+        _, safe, _, _ = self._on(action.device)
+        error = (self._marks(state.danger, state.t) & (action != safe)).any(-1)
+        lit = torch.where(error & (state.fuse < 0), self.delay, state.fuse)
+        falls = state.alive & (lit == 0)
+        swings = (action == self.n_actions - 1).sum(-1).to(state.wobble.dtype)
+        pay = swings * (self.temptation / (N * T)) + 1.0 / T
+        reward = torch.where(falls, -self.fall_penalty, pay) * state.alive
+        alive = state.alive & ~falls
+        wobble = state.wobble
+        if self.wobble > 0:
+            wobble = 0.8 * wobble + swings / N + 0.3 * (noise[:, N] - 0.5)
+        t = state.t + 1
+        cue = self._draw_cues(t, state.danger, state.decoy, noise[:, :N])
+        fuse = lit - (lit > 0).to(lit.dtype)
+        return Step(RobotState(t, alive, fuse, state.danger, state.decoy, cue, wobble), reward, ~alive)
+
+    def _marks(self, units: Tensor, t: Tensor) -> Tensor:
+        """[B,N] bool: is (t, i) among `units` [B, any]?"""
+        _, _, joints, _ = self._on(t.device)
+        here = (t * self.n_agents)[:, None] + joints
+        return (units[:, :, None] == here[:, None, :]).any(1)
+
+    def _draw_cues(self, t: Tensor, danger: Tensor, decoy: Tensor, u: Tensor) -> Tensor:
+        """d_i at scheduled and decoy units, elsewhere uniform over the other K - 1 cues."""
+        d, _, _, _ = self._on(t.device)
+        other = (u * (self.n_cues - 1)).long()
+        other = other + (other >= d)
+        shown = self._marks(torch.cat((danger, decoy), 1) if self.decoys else danger, t)
+        return torch.where(shown, d, other)
+
+    def _visible_cue(self, state: RobotState) -> Tensor:
+        """[B,N]: the cue, or panic (slot K) during the last `stagger` steps before the fall step."""
+        if not self.stagger:
+            return state.cue
+        panic = (state.fuse >= 1) & (state.fuse <= self.stagger)
+        return torch.where(panic[:, None], self.n_cues, state.cue)
+
+    def _body(self, state: RobotState, damage: bool) -> list[Tensor]:
+        """Features that are the same for every joint: t/T, the wobble if on, the fuse (lit, steps left / D) if seen."""
+        dtype = state.wobble.dtype
+        features = [state.t.to(dtype) / self.horizon]
+        if self.wobble > 0:
+            features.append(state.wobble * self.wobble)
+        if damage:
+            features.append((state.fuse >= 0).to(dtype))
+            features.append(state.fuse.clamp(min=0).to(dtype) / max(self.delay, 1))
+        return features
+
+    def observe(self, state: RobotState) -> Tensor:
+        """One-hot cue, t/T, the wobble if on, the fuse if observe_damage is "all"."""
+        _, _, _, cues = self._on(state.t.device)
+        one_hot = (self._visible_cue(state)[:, :, None] == cues).to(state.wobble.dtype)
+        body = torch.stack(self._body(state, self.observe_damage == "all"), -1)
+        return torch.cat((one_hot, body[:, None, :].expand(-1, self.n_agents, -1)), -1)
+
+    def critic_view(self, state: RobotState) -> Tensor:
+        """Every joint's cue, t/T, the wobble if on, the fuse if observe_damage is "critic" or "all"."""
+        _, _, _, cues = self._on(state.t.device)
+        one_hot = (self._visible_cue(state)[:, :, None] == cues).to(state.wobble.dtype).flatten(1)
+        return torch.cat((one_hot, torch.stack(self._body(state, self.observe_damage != "none"), -1)), -1)
+
+    # --- what is known in closed form --------------------------------------------------------------------------
+
+    @property
+    def optimal_return(self) -> float:
+        """1 + kappa (1 - M m / (N T)): every joint swings except at its decisive moments."""
+        return self._return_with_holds(self.n_decisive * self.joints_per_moment)
+
+    @property
+    def reachable_return(self) -> float | None:
+        """With decoys, every danger cue must be obeyed: 1 + kappa (1 - (M m + decoys) / (N T)).
+
+        None when temptation is so high, or danger among the decoys so rare, that gambling on a cue would pay.
+        """
+        real_units = self.n_decisive * self.joints_per_moment
+        stake = self.fall_penalty + (1 + self.temptation) / self.horizon
+        gain = self.temptation / (self.n_agents * self.horizon)
+        if not self.decoys or gain > stake * real_units / (real_units + self.decoys):
+            return None
+        return self._return_with_holds(real_units + self.decoys)
+
+    def _return_with_holds(self, units: int) -> float:
+        return 1 + self.temptation * (1 - units / (self.n_agents * self.horizon))
+
+    @property
+    def random_return(self) -> float:
+        """Exact expectation under uniformly random actions.
+
+        With q = A^-m the chance that a moment passes, P(no error by step s) = sum_j hyper(j; W, M, s+1) q^j; step t
+        is paid when no error happened by t - D. At D = 0 the paid swings exclude the joints that had to be safe at t.
+        """
+        T, W, M, m, A, N = (
+            self.horizon,
+            self.window,
+            self.n_decisive,
+            self.joints_per_moment,
+            self.n_actions,
+            self.n_agents,
+        )
+        q = float(A) ** -m
+
+        def passes(steps: int, window: int, moments: int) -> float:
+            """E[q^(moments among the first `steps` of the window)]."""
+            steps = max(0, min(steps, window))
+            ways = (comb(steps, j) * comb(window - steps, moments - j) * q**j for j in range(moments + 1))
+            return sum(ways) / comb(window, moments)
+
+        alive = [passes(t - self.delay + 1, W, M) for t in range(T)]
+        swings = [N / A * p for p in alive]
+        if self.delay == 0:
+            for t in range(W):
+                swings[t] -= m / A * (M / W) * q * passes(t, W - 1, M - 1)
+        fall = self.fall_penalty * (1 - q**M)
+        return sum(alive) / T + self.temptation / (N * T) * sum(swings) - fall
+
+    def scripted_action(self, state: RobotState) -> Tensor:
+        """Obey every visible danger cue, swing otherwise."""
+        d, g, _, _ = self._on(state.t.device)
+        return torch.where(self._visible_cue(state) == d, g, self.n_actions - 1)
+
+    def optimal_value(self, state: RobotState) -> Tensor:
+        """V*(t, no fuse) = (1+kappa)(T-t)/T - kappa/(N T) scheduled units left; V*(t, fuse f) = (1+kappa) f/T - P.
+
+        With kappa = 0 the TD error under V* is -((T-t-D)/T + P) at the culprit and 0 everywhere else: value as
+        potential energy.
+        """
+        dtype, N, T = state.wobble.dtype, self.n_agents, self.horizon
+        left = (state.danger >= (state.t * N)[:, None]).sum(-1).to(dtype)
+        sound = (1 + self.temptation) * (T - state.t).to(dtype) / T - self.temptation / (N * T) * left
+        doomed = (1 + self.temptation) * state.fuse.to(dtype) / T - self.fall_penalty
+        value = torch.where(state.fuse < 0, sound, doomed)
+        return torch.where(state.alive & (state.t < T), value, torch.zeros_like(value))
+
+    def _scheduled(self, episode: Episode) -> Tensor:
+        """[T,B,N] bool: the decisive units of recorded episodes."""
+        T, B = episode.action.shape[:2]
+        state = flatten(episode.state)
+        return self._marks(state.danger, state.t).reshape(T, B, self.n_agents)
+
+    def unit_differences(self, episode: Episode, baseline: Tensor) -> Tensor:
+        """O8 for any baseline: G - G[a_it <- baseline_i], all other actions frozen at all T steps.
+
+        Only the first error step matters, so the change matters through F' = D + min(first error among the others,
+        t if the baseline itself errs at (t,i)), and through the unit's own swing while t < F'.
+        """
+        T, N, D = self.horizon, self.n_agents, self.delay
+        action, dtype = episode.action, episode.state.wobble.dtype
+        _, safe, _, _ = self._on(action.device)
+        scheduled = self._scheduled(episode)
+        errors = scheduled & (action != safe)
+        never = T  # an error "at T" never falls
+        steps = torch.arange(T, device=action.device)[:, None]
+        at = torch.where(errors.any(-1), steps, never)
+        first = at.amin(0)
+        second = torch.where(at > first, at, never).amin(0)
+        alone = errors.sum(-1).gather(0, first.clamp(max=T - 1)[None])[0] == 1
+        without = torch.where(errors & (alone & (steps == first))[:, :, None], second[None, :, None], first[None, :, None])
+        errs_anyway = scheduled & (baseline != safe)
+        changed = torch.where(errs_anyway, torch.minimum(without, steps[:, :, None]), without)
+
+        swing = action == self.n_actions - 1
+        bonus = self.temptation / (N * T)
+        pay = 1.0 / T + bonus * swing.sum(-1).to(dtype)
+        paid = torch.cat((torch.zeros_like(pay[:1]), pay.cumsum(0)))  # paid[s] = sum_{u < s} pay_u
+        rows = torch.arange(action.shape[1], device=action.device)
+
+        def fall(step: Tensor) -> Tensor:
+            return torch.where(step < never, step + D, T)
+
+        def value(fallen: Tensor, row: Tensor) -> Tensor:
+            return paid[fallen, row] - self.fall_penalty * (fallen < T).to(dtype)
+
+        fell, falls = fall(first), fall(changed)
+        own = bonus * ((baseline == self.n_actions - 1).to(dtype) - swing.to(dtype)) * (steps[:, :, None] < falls)
+        return value(fell, rows)[None, :, None] - value(falls, rows[None, :, None]) - own
+
+    def unit_shapley(self, episode: Episode, baseline: Tensor) -> Tensor:
+        """Shapley value over (t,i) units, absent units on the safe action.
+
+        With k_u errors by step u, and swing units (t,j) blocked by k_{t-D} errors:
+            error at s:  -(1/T) sum_{u >= s+D} 1/k_{u-D} - P/k_T - kappa/(N T) sum_{u >= s+D} swings_u / (k (k+1))
+            swing at t:  kappa/(N T) / (k_{t-D} + 1)
+        The first two terms are the airport game over errors sorted by falling loss; the rest is the game "the swing
+        is present and no blocker is". Raises ValueError for a baseline other than the safe actions, under which
+        absent units would err themselves.
+        """
+        T, N, D = self.horizon, self.n_agents, self.delay
+        action, dtype = episode.action, episode.state.wobble.dtype
+        _, safe, _, _ = self._on(action.device)
+        if not torch.equal(baseline.to(safe), safe):
+            raise ValueError(
+                f"walking_robot has no closed-form Shapley value for the baseline {baseline.tolist()}; "
+                f"it has one for the safe actions {safe.tolist()} (simulate the other)"
+            )
+        errors = self._scheduled(episode) & (action != safe)
+        swing = action == self.n_actions - 1
+        if D == 0:
+            swing = swing & ~errors  # an error that falls at once blocks its own swing
+        k = errors.sum(-1).cumsum(0).to(dtype)
+        before = torch.cat((torch.zeros_like(k[:D]), k[: T - D]))  # k_{u-D}
+        blocked = before.clamp(min=1)
+        bonus = self.temptation / (N * T)
+        toll = (1.0 / T + bonus * swing.sum(-1).to(dtype) / (blocked + 1)) / blocked * (before > 0)
+        tail = toll.flip(0).cumsum(0).flip(0)
+        from_fall = torch.cat((tail[D:], torch.zeros_like(tail[:D])))
+        blame = from_fall + self.fall_penalty / k[-1].clamp(min=1)
+        return bonus * swing.to(dtype) / (before + 1)[:, :, None] - errors.to(dtype) * blame[:, :, None]
+
+    # --- for people --------------------------------------------------------------------------------------------
+
+    def text(self, state: RobotState) -> str:
+        """Row 0 in four lines: the step, the body, the cues (a danger cue in brackets), the fuse."""
+        cues = self._visible_cue(state)[0].tolist()
+        shown = [f"[{c}]" if c == d else f" {c} " for c, d in zip(cues, self.danger_cue, strict=True)]
+        body = "walking" if bool(state.alive[0]) else "fallen"
+        fuse = int(state.fuse[0])
+        damage = "no error yet" if fuse < 0 else f"falls in {fuse} steps" if bool(state.alive[0]) else "burnt"
+        return (
+            f"step {int(state.t[0])} of {self.horizon}: {body}\n"
+            f"joints  {' '.join(f'{i:^3d}' for i in range(self.n_agents))}\n"
+            f"cues    {' '.join(shown)}\n"
+            f"fuse    {damage} (hidden unless observe_damage says otherwise)"
+        )
+
+    def draw(self, state: RobotState) -> Any:
+        """Row 0 as a picture: the body and its joints with their cues, danger ringed, and the hidden fuse."""
+        raise AssertionError

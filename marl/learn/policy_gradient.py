@@ -1,0 +1,79 @@
+"""Credit is the weight on grad log pi: a policy-gradient learner is handed a tensor and follows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from marl.networks import clip_per_seed
+from marl.policy import Actor
+from marl.types import Trajectory
+
+
+@dataclass(frozen=True)
+class Reinforce:
+    """REINFORCE (Williams 1992), one pass over a batch of whole episodes, so that credit is not confounded with re-use.
+
+    maximise mean over live (t, b), summed over i:  c[t,b,i] log pi_i(a_it | o_it) + entropy H(pi_i(. | o_it)),
+    with c divided by its root mean square per (seed, agent). Adam; each seed's own gradient norm is clipped.
+    """
+
+    lr: float = 0.01  # Adam step size
+    episodes: int = 32  # per seed and update
+    entropy: float = 0.0  # bonus, in units of scaled credit
+    max_grad_norm: float | None = None  # per seed; None: no clipping
+    hidden: tuple[int, ...] = (32,)  # units of each hidden layer of the actor
+    activation: str = "relu"
+    shared: bool = False  # one network for all agents instead of one each
+    scale: bool = True  # divide credit by its root mean square per (seed, agent)
+
+    def optimizer(self, actor: Actor) -> torch.optim.Optimizer:
+        """Adam over a population: its state is elementwise, so seeds stay apart."""
+        return torch.optim.Adam(actor.parameters(), lr=self.lr, fused=True)
+
+    def update(self, actor: Actor, optimizer: torch.optim.Optimizer, trajectory: Trajectory, credit: Tensor) -> None:
+        """One gradient step. credit: [T,B,N] for the action taken, or [T,B,N,A] for every action."""
+        if self.scale:
+            credit = scaled(credit, trajectory.alive, actor.n_seeds)
+        optimizer.zero_grad(set_to_none=True)
+        loss(actor, trajectory, credit, self.entropy).sum().backward()
+        if self.max_grad_norm is not None:
+            clip_per_seed(list(actor.parameters()), actor.n_seeds, self.max_grad_norm)
+        optimizer.step()
+
+
+def scaled(credit: Tensor, alive: Tensor, n_seeds: int) -> Tensor:
+    """credit / sqrt(mean credit^2 over live steps) per (seed, agent); not centred. [T,B,N] or [T,B,N,A]."""
+    T, B = alive.shape
+    weight = alive.to(credit.dtype).reshape(T, n_seeds, B // n_seeds, *[1] * (credit.dim() - 2))
+    c = credit.unflatten(1, (n_seeds, -1)) * weight
+    axes = (0, 2) if credit.dim() == 3 else (0, 2, 4)
+    actions = 1 if credit.dim() == 3 else credit.shape[-1]
+    count = (weight.sum(axes, keepdim=True) * actions).clamp(min=1)
+    rms = (c.square().sum(axes, keepdim=True) / count).sqrt()
+    return (c / rms.clamp(min=1e-8)).flatten(1, 2)
+
+
+def loss(actor: Actor, trajectory: Trajectory, credit: Tensor, entropy: float = 0.0) -> Tensor:
+    """[S] minus the objective above.
+
+    The ACTIONS kind enters as sum_c pi_i(c) w_c grad log pi_i(c) = sum_c w_c grad pi_i(c).
+    """
+    T, B, N = trajectory.action.shape
+    S = actor.n_seeds
+    weight = trajectory.alive.to(credit.dtype)
+    weight = weight / weight.reshape(T, S, -1).sum((0, 2)).clamp(min=1).repeat_interleave(B // S)
+    logits = actor.logits(trajectory.obs, trajectory.mask)
+    if credit.dim() == 3:
+        surprise = F.cross_entropy(logits.flatten(0, 2), trajectory.action.flatten(), reduction="none")
+        out = surprise.reshape(T, B, N) * credit
+    else:
+        out = -(logits.softmax(-1) * credit).sum(-1)
+    if entropy:
+        log_probs = logits.log_softmax(-1)
+        spread = -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)
+        out = out - entropy * spread
+    return (out.sum(-1) * weight).reshape(T, S, -1).sum((0, 2))

@@ -1,0 +1,93 @@
+"""A population of networks is one network with a seed axis: every layer is one batched matmul for all of them.
+
+Seed k's first weights come from noise indexed by seed k, so that they never depend on which seeds train beside it;
+nothing in a forward or backward pass mixes seeds, so gradients, clipping and optimiser state stay apart as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from envs.noise import uniform
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+
+
+class Population(nn.Module):
+    """S * C multilayer perceptrons of one shape, C of them to a seed (one an agent, or one that is shared).
+
+    x [S, C, R, in] -> [S, C, R, out]; first weights and biases are uniform in +-gain/sqrt(fan_in), the last layer's
+    times `last_gain` (small for a policy, so that it starts near uniform).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        seeds: Sequence[int],
+        copies: int,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        last_gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r} is not allowed; it must be one of {', '.join(ACTIVATIONS)}")
+        self.seeds, self.copies, self.activation = tuple(seeds), copies, activation
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            u = uniform(f"init/{name}/{layer}", list(seeds), 0, (copies, fan_in + 1, fan_out))
+            gain = last_gain if layer == len(sizes) - 2 else 1.0
+            table = ((2 * u - 1) * gain / fan_in**0.5).flatten(0, 1)
+            self.weights.append(nn.Parameter(table[:, :-1].contiguous()))
+            self.biases.append(nn.Parameter(table[:, -1:].contiguous()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[S, C, R, in] -> [S, C, R, out]."""
+        squash = ACTIVATIONS[self.activation]
+        shape = x.shape[:2]
+        x = x.flatten(0, 1)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias, x, weight)
+            if layer < len(self.weights) - 1:
+                x = squash(x)
+        return x.unflatten(0, shape)
+
+
+def per_agent(x: Tensor, n_seeds: int) -> Tensor:
+    """[..., B, N, F] -> [S, N, R, F], R running over the leading axes and a seed's episodes: one network an agent."""
+    *lead, B, N, F = x.shape
+    x = x.reshape(-1, n_seeds, B // n_seeds, N, F)
+    return x.permute(1, 3, 0, 2, 4).reshape(n_seeds, N, -1, F)
+
+
+def from_per_agent(y: Tensor, lead: Sequence[int], B: int) -> Tensor:
+    """The inverse of `per_agent`: [S, N, R, F] -> [..., B, N, F]."""
+    S, N, _, F = y.shape
+    y = y.reshape(S, N, -1, B // S, F).permute(2, 0, 3, 1, 4)
+    return y.reshape(*lead, B, N, F)
+
+
+def per_seed(x: Tensor, n_seeds: int) -> Tensor:
+    """[..., B, F] -> [S, 1, R, F]: one network a seed."""
+    *_, B, F = x.shape
+    return x.reshape(-1, n_seeds, B // n_seeds, F).transpose(0, 1).reshape(n_seeds, 1, -1, F)
+
+
+def from_per_seed(y: Tensor, lead: Sequence[int], B: int) -> Tensor:
+    """The inverse of `per_seed`: [S, 1, R, F] -> [..., B, F]."""
+    S, _, _, F = y.shape
+    return y.reshape(S, -1, B // S, F).transpose(0, 1).reshape(*lead, B, F)
+
+
+def clip_per_seed(parameters: Sequence[nn.Parameter], n_seeds: int, max_norm: float) -> None:
+    """Scale each seed's gradient so that its own norm over all `parameters` is at most max_norm."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return
+    squares = torch.stack([g.reshape(n_seeds, -1).square().sum(1) for g in grads]).sum(0)
+    scale = (max_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    for g in grads:
+        g.mul_(scale.repeat_interleave(g.shape[0] // n_seeds).reshape(-1, *[1] * (g.dim() - 1)))
