@@ -74,4 +74,4 @@ def uniform(
     episodes = torch.as_tensor(episode, dtype=torch.int64, device=device).reshape(-1)
     key = _mix(_mix(_mix(seeds + _purpose_key(purpose)) + episodes * _GOLDEN))
     table = _mix(key[:, None] + _counter(prod(shape), key.device))
-    return (_shift(table, 64 - BITS).to(dtype) * 2.0**-BITS).reshape(-1, *shape)
+    return (_shift(table, 64 - BITS).to(dtype) * 2.0**-BITS).reshape(len(table), *shape)
