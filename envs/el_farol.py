@@ -201,7 +201,7 @@ class ElFarol(Env[ElFarolState]):
         return f"el_farol: guests {' '.join(map(str, guests))}, home {self.n_agents - sum(guests)}, reward {reward:.4f}"
 
     def draw(self, state: ElFarolState) -> NDArray[np.uint8]:
-        """A bar a night against the capacity line: calm up to it, crowded beyond it."""
+        """A bar a night against the capacity line; it turns once its last guest takes more than they bring (D < 0)."""
         from envs.drawing import ALERT, BAD, CALM, FAINT, HEADER, INK, QUIET, Canvas
 
         guests = [int(x) for x in state.attendance[0]]
@@ -214,13 +214,14 @@ class ElFarol(Env[ElFarolState]):
             else "nobody has chosen yet"
         )
         canvas.header("el_farol", int(over), 1, reward, note)
+        worth = self._worth(torch.arange(self.n_agents + 1, dtype=torch.float64)).tolist()
         floor, tall = 280.0, 280.0 - HEADER - 30
         scale = tall / max(2 * self.capacity, *guests)
         pitch = (canvas.width - 24 - 60) / self.n_nights
         for night, x in enumerate(guests):
             left = 12 + night * pitch + 0.1 * pitch
             height = x * scale
-            canvas.rectangle(left, floor - height, 0.8 * pitch, height, BAD if x > self.capacity + 1 else CALM)
+            canvas.rectangle(left, floor - height, 0.8 * pitch, height, BAD if x and worth[x] < worth[x - 1] else CALM)
             canvas.text(left + 0.4 * pitch, floor - height - 4, x if over else "", 13, INK, "ms")
             canvas.text(left + 0.4 * pitch, floor + 18, night + 1, 13, QUIET, "ms")
         canvas.line([(12, floor), (canvas.width - 72, floor)], FAINT)

@@ -53,9 +53,9 @@ class MatrixGame(Env[MatrixGameState]):
         any table   lists or tuples of numbers, nested once an agent (any N), equally many actions (2 or more) each
     penalty: k, -1e6..0; read by "penalty" only.
 
-    Action 0 is the default. Observation: a constant 1; in "two_step" one-hot over (first step, in 2A, in 2B). T is 1, or
-    2 in "two_step". The truth is a look-up: D_it = G(plan) - G(plan with unit (i,t) on the baseline), and the Shapley
-    value sums over all coalitions of the N*T units, for any baseline.
+    Action 0 is the default. Observation: a constant 1; in "two_step" one-hot over (first step, in 2A, in 2B). T is 1,
+    or 2 in "two_step". The truth is a look-up: D_it = G(plan) - G(plan with unit (i,t) on the baseline), and the
+    Shapley value sums over all coalitions of the N*T units, for any baseline.
 
     Isolates: relative over-generalisation and coordination; in "two_step" also credit for a choice that pays a step
     later. Grows harder as the penalty for missing the optimum grows: a partner who explores makes the best action look
@@ -222,7 +222,7 @@ class MatrixGame(Env[MatrixGameState]):
 
     def draw(self, state: MatrixGameState) -> NDArray[np.uint8]:
         """Two agents: every table, the chosen cell framed. Otherwise: each agent's action."""
-        from envs.drawing import CALM, FAINT, HEADER, QUIET, TEAM, Canvas, on
+        from envs.drawing import CALM, FAINT, HEADER, INK, QUIET, TEAM, Canvas
 
         stage = int(state.stage[0])
         canvas = Canvas(480, 340)
@@ -239,31 +239,31 @@ class MatrixGame(Env[MatrixGameState]):
         last = state.chosen[0, max(stage - 1, 0)]
         fills = [FAINT if a < 0 else (QUIET, CALM, TEAM)[min(int(a), 2)] for a in last]
         below = canvas.agents(HEADER + 40, fills, ["" if a < 0 else int(a) for a in last])
-        canvas.text(canvas.width / 2, below + 24, "the action of each agent", 12, on("#FFFFFF"), "ms")
+        canvas.text(canvas.width / 2, below + 24, "the action of each agent", 12, INK, "ms")
         return canvas.array()
 
     def _draw_table(
         self, canvas: Any, x: float, width: float, table: Tensor, cell: tuple[int, ...] | None, reached: bool
     ) -> None:
         """One table at column x: rows are agent 0's actions, shade is payoff, the chosen cell is framed."""
-        from envs.drawing import ALERT, HEADER, INK, QUIET, on
+        from envs.drawing import HEADER, INK, QUIET, on
 
         size = min(width - 60, canvas.height - HEADER - 60) / self.n_actions
         left, top = x + (width - size * self.n_actions) / 2 + 8, HEADER + 40.0
-        low, high = float(table.min()), float(table.max())
+        low, high = float(self._double().min()), float(self._double().max())
         for a, b in product(range(self.n_actions), repeat=2):
             share = (float(table[a, b]) - low) / (high - low) if high > low else 1.0
-            fill = "#{:02X}{:02X}{:02X}".format(*(round(255 + share * (end - 255)) for end in (0x56, 0xB4, 0xE9)))
+            fill = "#{:02X}{:02X}{:02X}".format(*(round(246 + share * (end - 246)) for end in (0x56, 0xB4, 0xE9)))
             canvas.rectangle(left + b * size, top + a * size, size - 3, size - 3, fill)
             middle = (left + (b + 0.5) * size, top + (a + 0.5) * size)
             canvas.text(*middle, f"{float(table[a, b]):g}", max(10, min(18, int(size / 3))), on(fill), "mm")
         if cell is not None:
-            canvas.rectangle(left + cell[1] * size - 2, top + cell[0] * size - 2, size + 1, size + 1, outline=ALERT)
+            canvas.rectangle(left + cell[1] * size - 2, top + cell[0] * size - 2, size + 1, size + 1, outline=INK)
         for a in range(self.n_actions):
             canvas.text(left - 6, top + (a + 0.5) * size, a, 12, QUIET, "rm")
             canvas.text(left + (a + 0.5) * size, top - 6, a, 12, QUIET, "ms")
-        canvas.text(left - 2, top - 24, "agent 1" if not reached else "agent 1, played", 12, INK, "ls")
-        canvas.text(left - 2, top + size * self.n_actions + 16, "rows: agent 0", 12, QUIET, "ls")
+        canvas.text(left - 2, top - 24, "columns: agent 1" + ("  (reached)" if reached else ""), 12, INK, "ls")
+        canvas.text(left - 2, top + size * self.n_actions + 16, "rows: agent 0", 12, INK, "ls")
 
     @property
     def _title(self) -> str:
@@ -281,7 +281,7 @@ class MatrixGame(Env[MatrixGameState]):
         return first[..., 0].clamp(min=0) * (self.horizon == 2)
 
     def _payoff(self, plan: Tensor, like: Tensor) -> Tensor:
-        """[...]: what a plan [T,...,N] pays at its last step, in the dtype of `like`. Not chosen yet (-1) reads as 0."""
+        """[...]: what plan [T,...,N] pays at its last step, in the dtype of `like`; -1 (not yet chosen) reads as 0."""
         cell = self._branch(plan[0])
         for a in plan[-1].clamp(min=0).unbind(-1):
             cell = cell * self.n_actions + a
