@@ -1,0 +1,240 @@
+"""N agents must spread over N landmarks without bumping into each other: mpe2's simple_spread_v3 as batched rules.
+
+The bridge to the field: the same physics, rewards and observations as `mpe2.simple_spread_v3` (version 1.1.1), equal to
+it step by step in float64, and thousands of times faster because all episodes and all agents move in the same few
+tensor operations. The game goes back to Lowe et al. 2017 (multi-agent particle environments).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.base import Env, Step, real, take, whole
+
+DT = 0.1
+DAMPING = 0.25  # the share of its speed that an agent loses in one step
+PUSH = 5.0  # force of a move; the mass is 1
+CONTACT_FORCE = 100.0
+CONTACT_MARGIN = 1e-3  # how soft a contact is
+REACH = 0.3  # two agents of radius .15 touch within this distance
+FAR = 80.0  # beyond this many margins exp(-z) < 2e-35 counts for nothing, and subnormal numbers are slow
+
+MOVES = ((0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))  # nothing, left, right, down, up
+
+
+class SpreadState(NamedTuple):
+    """Where everything is. Inside, axes run (xy, agent, batch): long rows of numbers are what vector units like."""
+
+    position: Tensor  # [B,N,2]
+    velocity: Tensor  # [B,N,2]
+    landmark: Tensor  # [B,N,2]
+    time: Tensor  # [B] int64
+
+
+@lru_cache(maxsize=64)
+def _pairs(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Index tables of n agents: first and second agent of each pair; whose push each agent feels; each one's others.
+
+    `felt` [(n-1) * n] points into pushes on first agents followed by pushes on second agents; `others` [(n-1) * n]
+    into agents. Both run over (k-th other, agent).
+    """
+    first, second = torch.triu_indices(n, n, 1)
+    number = {(int(i), int(j)): p for p, (i, j) in enumerate(zip(first, second, strict=True))}
+    others = [[j for j in range(n) if j != i][k] for k in range(n - 1) for i in range(n)]
+    agents = list(range(n)) * (n - 1)
+    felt = [number[i, j] if i < j else len(number) + number[j, i] for i, j in zip(agents, others, strict=True)]
+    tables = (first, second, torch.tensor(felt, dtype=torch.int64), torch.tensor(others, dtype=torch.int64))
+    return tuple(table.to(device) for table in tables)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=64)
+def _moves(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(MOVES, dtype=dtype, device=device).t().contiguous()
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum in the given order: bitwise the same for every batch size, which `sum` does not promise."""
+    return reduce(torch.add, parts)
+
+
+def _inside(x: Tensor) -> Tensor:
+    """[B,N,2] -> [2,N,B]; free of charge for states that came out of `step`."""
+    return x.permute(2, 1, 0).contiguous()
+
+
+def _outside(x: Tensor) -> Tensor:
+    """[2,N,B] -> [B,N,2]."""
+    return x.permute(2, 1, 0)
+
+
+def contact_force(position: Tensor) -> Tensor:
+    """Soft repulsion between agents that overlap: F = 100 delta/|delta| k log(1 + exp((.3 - |delta|) / k)).
+
+    position [2,N,B] -> force on each agent [2,N,B].
+    """
+    n = position.shape[1]
+    first, second, felt, _ = _pairs(n, position.device)
+    delta = position.index_select(1, first) - position.index_select(1, second)
+    distance = torch.hypot(delta[0], delta[1])
+    depth = (REACH - distance) / CONTACT_MARGIN
+    softplus = depth.clamp_min(0.0) + depth.abs().clamp_max(FAR).neg().exp().log1p()
+    # Two agents at exactly one point push nowhere (mpe2 divides 0 by 0 there).
+    push = delta * (softplus * (CONTACT_FORCE * CONTACT_MARGIN) / distance.clamp_min(1e-30))
+    pushes = torch.cat([push, -push], 1).index_select(1, felt)
+    return _total(pushes.unflatten(1, (n - 1, n)).unbind(1))
+
+
+def integrate(position: Tensor, velocity: Tensor, force: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions move with the old velocity; only then does the force act on the velocity."""
+    return position + velocity * DT, velocity * (1.0 - DAMPING) + force * DT
+
+
+@dataclass(frozen=True)
+class Spread(Env[SpreadState]):
+    """simple_spread_v3: r_i = (1 - local_ratio) G + local_ratio c_i; the team reward is the mean over agents.
+
+    G = -sum over landmarks of the distance to the nearest agent; c_i = -(number of other agents within .3 of i), both
+    after the step. Actions: nothing, left, right, down, up. Agents and landmarks start uniformly in the square
+    [-1,1]^2, at rest. Observation of agent i [6N]: own velocity and position, landmarks relative to i, other agents
+    relative to i, and 2(N-1) zeros (mpe2's silent communication). No episode ends before the horizon.
+
+    No optimum is known in closed form, so `optimal_return` and `random_return` are None.
+    """
+
+    n_agents: int = 3  # N: agents, and as many landmarks
+    horizon: int = 25  # T
+    local_ratio: float = 0.0  # how much of an agent's own reward is its own collisions (mpe2's default is .5)
+
+    def __post_init__(self) -> None:
+        whole(self, 2, None, "n_agents")
+        whole(self, 1, None, "horizon")
+        real(self, 0.0, 1.0, "local_ratio")
+
+    @property
+    def n_actions(self) -> int:
+        return len(MOVES)
+
+    @property
+    def obs_size(self) -> int:
+        return 6 * self.n_agents
+
+    @property
+    def critic_size(self) -> int:
+        return 6 * self.n_agents + 1
+
+    @property
+    def reset_noise_size(self) -> int:
+        return 4 * self.n_agents
+
+    @property
+    def step_noise_size(self) -> int:
+        return 0
+
+    @property
+    def default_action(self) -> int:
+        return 0
+
+    def reset(self, noise: Tensor) -> SpreadState:
+        """noise [B,4N]: positions of agents, then of landmarks, each agent's or landmark's x before its y."""
+        place = _inside((noise * 2.0 - 1.0).unflatten(1, (2 * self.n_agents, 2)))
+        position, landmark = place[:, : self.n_agents], place[:, self.n_agents :]
+        time = torch.zeros(noise.shape[0], dtype=torch.int64, device=noise.device)
+        return SpreadState(_outside(position), torch.zeros_like(_outside(position)), _outside(landmark), time)
+
+    def step(self, state: SpreadState, action: Tensor, noise: Tensor) -> Step[SpreadState]:
+        """action [B,N] in 0..4; noise [B,0]: the game draws nothing after the start."""
+        after = self._move(state, action)
+        if self.local_ratio == 0.0:
+            reward = self._cover(after)
+        else:
+            reward = _total(self._rewards(after).unbind(1)) / self.n_agents
+        return Step(after, reward, torch.zeros_like(reward, dtype=torch.bool))
+
+    def local_rewards(self, state: SpreadState, action: Tensor, noise: Tensor) -> Tensor:
+        """[B,N]: r_i, whose mean is the team reward."""
+        return self._rewards(self._move(state, action))
+
+    def observe(self, state: SpreadState) -> Tensor:
+        """[B,N,6N]: velocity, position, landmarks, others, silence."""
+        n = self.n_agents
+        *_, others = _pairs(n, state.position.device)
+        position, landmark = _inside(state.position), _inside(state.landmark)
+        seen = position.new_zeros(6 * n, n, position.shape[2])
+        seen[0:2] = _inside(state.velocity)
+        seen[2:4] = position
+        seen[4 : 4 + 2 * n].unflatten(0, (n, 2)).copy_((landmark[:, :, None] - position[:, None]).transpose(0, 1))
+        neighbour = position.index_select(1, others).unflatten(1, (n - 1, n))
+        seen[4 + 2 * n : 2 + 4 * n].unflatten(0, (n - 1, 2)).copy_((neighbour - position[:, None]).transpose(0, 1))
+        return seen.permute(2, 1, 0)
+
+    def critic_view(self, state: SpreadState) -> Tensor:
+        """[B,6N+1]: positions, velocities, landmarks, and the share of time gone."""
+        clock = (state.time / self.horizon).to(state.position)[:, None]
+        parts = (state.position.flatten(1), state.velocity.flatten(1), state.landmark.flatten(1), clock)
+        return torch.cat(parts, 1)
+
+    def text(self, state: SpreadState) -> str:
+        """Where everyone is in row 0."""
+        cover = self._cover(take(state, torch.tensor([0]))).item()
+        lines = [f"step {int(state.time[0])} of {self.horizon}; landmarks are {-cover:.2f} away in all"]
+        for name, places in (("agent", state.position[0]), ("landmark", state.landmark[0])):
+            lines += [f"{name} {i} at ({x:+.2f}, {y:+.2f})" for i, (x, y) in enumerate(places.tolist())]
+        return "\n".join(lines)
+
+    def draw(self, state: SpreadState) -> NDArray[np.uint8]:
+        """The square [-1.4,1.4]^2: agents at their true size (orange while they touch), landmarks as dark dots."""
+        from envs.drawing import ALERT, CALM, FAINT, HEADER, INK, QUIET, TEAM, Canvas, on
+
+        row = take(state, torch.tensor([0]))
+        side, span = 360, 1.4
+        canvas = Canvas(side + 24, side + HEADER + 12)
+        canvas.text(12, 10, "spread", size=16)
+        facts = f"step {int(row.time)}/{self.horizon}   G {self._cover(row).item():.2f}"
+        canvas.text(canvas.width - 12, 10, facts, color=TEAM, anchor="ra")
+        canvas.rectangle(12, HEADER, side, side, outline=FAINT)
+        canvas.text(12, 31, "G = minus the summed distance from each landmark to its nearest agent", 11, QUIET)
+
+        def spot(x: float, y: float) -> tuple[float, float]:
+            x, y = (min(max(c, -span), span) for c in (x, y))  # who strays outside is drawn at the border
+            return 12 + (x + span) / (2 * span) * side, HEADER + (span - y) / (2 * span) * side
+
+        touching = self._touching(row)[0].tolist()
+        for i, (x, y) in enumerate(row.position[0].tolist()):
+            fill = ALERT if touching[i] else CALM
+            canvas.disc(*spot(x, y), REACH / 2 / (2 * span) * side, fill)
+            canvas.text(*spot(x, y), i, 13, on(fill), "mm")
+        for x, y in row.landmark[0].tolist():
+            canvas.disc(*spot(x, y), 0.05 / (2 * span) * side, INK)
+        return canvas.array()
+
+    def _move(self, state: SpreadState, action: Tensor) -> SpreadState:
+        """The state after one step of physics; forces act from the old positions."""
+        position, velocity = _inside(state.position), _inside(state.velocity)
+        move = _moves(position.dtype, position.device).index_select(1, action.t().reshape(-1)).view_as(position)
+        position, velocity = integrate(position, velocity, move * PUSH + contact_force(position))
+        return SpreadState(_outside(position), _outside(velocity), state.landmark, state.time + 1)
+
+    def _cover(self, state: SpreadState) -> Tensor:
+        """[B] G: minus the summed distance from each landmark to its nearest agent."""
+        gap = _inside(state.position)[:, :, None] - _inside(state.landmark)[:, None]
+        nearest = torch.hypot(gap[0], gap[1]).amin(0)
+        return -_total(nearest.unbind(0))
+
+    def _touching(self, state: SpreadState) -> Tensor:
+        """[B,N] int64: how many others each agent touches."""
+        position = _inside(state.position)
+        gap = position[:, :, None] - position[:, None]
+        return ((torch.hypot(gap[0], gap[1]) < REACH).sum(0) - 1).t()  # everyone is within reach of themselves
+
+    def _rewards(self, state: SpreadState) -> Tensor:
+        """[B,N] r_i."""
+        own = -self._touching(state).to(state.position.dtype)
+        return (1.0 - self.local_ratio) * self._cover(state)[:, None] + self.local_ratio * own
