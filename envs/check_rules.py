@@ -297,14 +297,14 @@ def past_is_kept(probe: RulesProbe) -> Iterator[str]:
     if unknown := [name for name in names if name not in fact.state._fields]:
         yield f"exogenous names {', '.join(unknown)}, but the state has {', '.join(fact.state._fields)}"
         return
-    for t in sorted({0, rules.horizon // 3, rules.horizon // 2, rules.horizon - 1}):
-        plan = fact.action.clone()
-        plan[t] = (plan[t] + 1) % rules.n_actions
+    for k, t in enumerate(sorted({0, rules.horizon // 3, rules.horizon // 2, rules.horizon - 1})):
+        plan, i = fact.action.clone(), k % rules.n_agents
+        plan[t, :, i] = (plan[t, :, i] + 1) % rules.n_actions
         acted = play(rules, (first, later), plan_policy(plan))
         for name in names:
             found = difference(getattr(fact.after, name), getattr(acted.after, name), name=name)
             if found:
-                yield f"changing the actions at step {t} moved what is declared exogenous: {found}"
+                yield f"changing the action of agent {i} at step {t} moved what is declared exogenous: {found}"
         fresh = later.clone()
         fresh[:, t:] = luck(rules, BATCH, seed=1)[1][:, t:]
         for what, other in (("actions", acted), ("noise", play(rules, (first, fresh), plan_policy(fact.action)))):

@@ -61,7 +61,8 @@ def uniform(
 ) -> Tensor:
     """Numbers in [0,1), one table for each (purpose, seed, episode).
 
-    u[b, k] = top 24 bits of mix(mix(mix(purpose + seed_b) + episode_b) + k * golden), after SplitMix64.
+    u[b, k] = top 24 bits of mix(mix(mix(mix(purpose + seed_b) + episode_b * golden)) + (k + 1) * golden), after
+    SplitMix64.
 
     Args:
         purpose: what the numbers are for ("init", "reset", "step", "policy", ...); different names never share numbers.
