@@ -6,9 +6,11 @@ import copy
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import broken_games
+import brute
 import numpy as np
 import pettingzoo
 import pytest
@@ -277,3 +279,35 @@ def test_listing(capsys: pytest.CaptureFixture[str]) -> None:
     for name in envs.GAMES:
         assert envs.game_id(name) in out
     assert "unit_shapley" in out and "n_nights=7" in out
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "el_farol": {"n_agents": 4, "n_nights": 2, "capacity": 1.5},
+    "matrix_game": {"payoff": "two_step"},
+    "walking_robot": {"n_agents": 2, "horizon": 4, "delay": 1, "window": 2, "n_actions": 2, "n_decisive": 2},
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_no_plan_beats_the_optimum(name: str) -> None:
+    """Every plan there is, on a tiny instance: the best of them earns `optimal_return`, none more."""
+    game = envs.rules(name, **TINY[name])
+    plans = brute.every_joint_action(game)
+    for episode_number in range(4):
+        first, later = brute.noise_of(game, episode_number + 1)
+        one = first[-1:].expand(plans.shape[1], -1), later[-1:].expand(plans.shape[1], -1, -1)
+        best = float(brute.frozen_return(game, one, plans).max())
+        assert best == pytest.approx(game.optimal_return, abs=1e-12)
+
+
+def test_the_game_in_the_guide_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """envs/README.md as written: save the first listing, run the second."""
+    guide = (Path(envs.__file__).parent / "README.md").read_text()
+    use, game, check = (part.split("```")[0] for part in guide.split("```python\n")[1:])
+    (tmp_path / "echo.py").write_text(game)
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(use, {})
+    exec(check, {})
+    check_env("mine/echo-v0", n_agents=4, horizon=3)
+    with pytest.raises(KnobError, match="Echo: horizon=0 is not allowed"):
+        pettingzoo.make("parallel", "mine/echo-v0", horizon=0)
