@@ -5,6 +5,7 @@ from __future__ import annotations
 import broken_games as games
 import pettingzoo
 import pytest
+from mpe2 import simple_spread_v3
 
 from envs.check import EnvError, check_env, main
 from envs.parallel import ParallelGame
@@ -90,8 +91,7 @@ def test_broken_plain_faces_are_caught(fault: str, check: str, words: str) -> No
 
 def test_a_game_of_the_field_passes() -> None:
     """mpe2's simple_spread, which copies badly (EzPickle), is not asked for what only rules can promise."""
-    mpe2 = pytest.importorskip("mpe2.simple_spread_v3")
-    check_env(mpe2.parallel_env(local_ratio=0.0))
+    check_env(simple_spread_v3.parallel_env(local_ratio=0.0))
 
 
 def test_registered_games_are_found_by_name() -> None:

@@ -22,6 +22,7 @@ import envs
 from envs.base import KnobError
 from envs.check import check_env
 from envs.parallel import ParallelGame, episode_noise
+from marl.rollout import rollout
 
 SHORT = {"n_agents": 3, "horizon": 24, "delay": 9, "window": 8}
 
@@ -311,3 +312,19 @@ def test_the_game_in_the_guide_is_whole(tmp_path: Path, monkeypatch: pytest.Monk
     check_env("mine/echo-v0", n_agents=4, horizon=3)
     with pytest.raises(KnobError, match="Echo: horizon=0 is not allowed"):
         pettingzoo.make("parallel", "mine/echo-v0", horizon=0)
+
+
+@every_game
+def test_face_lives_the_episodes_of_a_rollout(name: str, knobs: dict[str, Any]) -> None:
+    """face.reset(seed=s) and face.reset() are episodes 0 and 1 of a batched rollout of seed s, bit for bit."""
+    face = envs.parallel_env(name, **knobs)
+    lived = rollout(face.rules, episodes=2, seed=[5, 3])
+    for row, seed in [(2, 3), (3, None)]:
+        observations, _ = face.reset(seed=seed)
+        for t in range(face.rules.horizon):
+            assert np.array_equal(np.stack(list(observations.values())), lived.obs[t, row].numpy())
+            observations, rewards, *_ = face.step(dict(zip(face.agents, lived.action[t, row].tolist(), strict=True)))
+            assert set(rewards.values()) == {float(lived.reward[t, row])}
+            if not face.agents:
+                break
+        assert not face.agents and not lived.alive[t + 1 :, row].any()
