@@ -175,6 +175,14 @@ class HasOptimalValue(Protocol):
 
 
 @runtime_checkable
+class HasTimeLimit(Protocol):
+    """Episodes can be cut short from outside; their value does not end there, so critics bootstrap."""
+
+    def truncated(self, state: Any) -> Tensor:
+        """[B] bool: this state was reached by a time limit, not by an end."""
+
+
+@runtime_checkable
 class HasScriptedPolicy(Protocol):
     """A hand-written policy attains `reachable_return` (`optimal_return` where none is given)."""
 
@@ -209,6 +217,7 @@ CAPABILITIES: dict[str, type] = {
     "unit_differences": HasUnitDifferences,
     "unit_shapley": HasUnitShapley,
     "optimal_value": HasOptimalValue,
+    "truncated": HasTimeLimit,
     "scripted_action": HasScriptedPolicy,
     "safe_action": HasSafeAction,
     "draw": Drawable,

@@ -7,6 +7,7 @@ nothing in a forward or backward pass mixes seeds, so gradients, clipping and op
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh"
 class Population(nn.Module):
     """S * C multilayer perceptrons of one shape, C of them to a seed (one an agent, or one that is shared).
 
-    x [S, C, R, in] -> [S, C, R, out]; first weights and biases are uniform in +-gain/sqrt(fan_in), the last layer's
-    times `last_gain` (small for a policy, so that it starts near uniform).
+    x [S, C, in, R] -> [S, C, out, R]. Features come before rows: y = W x + b with W [S * C, out, in]. A batched
+    matmul with the rows last is about three times as fast on a CPU when a head has only a few outputs, and softmax
+    over few actions is contiguous in the rows. First weights and biases are uniform in +-sqrt(6/fan_in) (He et al. 2015), those of
+    the last layer in +-last_gain/sqrt(fan_in) (small for a policy, so that it starts near uniform).
     """
 
     def __init__(
@@ -37,49 +40,52 @@ class Population(nn.Module):
             raise ValueError(f"activation={activation!r} is not allowed; it must be one of {', '.join(ACTIVATIONS)}")
         self.seeds, self.copies, self.activation = tuple(seeds), copies, activation
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            u = uniform(f"init/{name}/{layer}", list(seeds), 0, (copies, fan_in + 1, fan_out))
-            gain = last_gain if layer == len(sizes) - 2 else 1.0
+        for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+            u = uniform(f"init/{name}/{layer}", list(seeds), 0, (copies, fan_out, fan_in + 1))
+            gain = last_gain if layer == len(sizes) - 2 else 6**0.5
             table = ((2 * u - 1) * gain / fan_in**0.5).flatten(0, 1)
-            self.weights.append(nn.Parameter(table[:, :-1].contiguous()))
-            self.biases.append(nn.Parameter(table[:, -1:].contiguous()))
+            self.weights.append(nn.Parameter(table[:, :, :-1].contiguous()))
+            self.biases.append(nn.Parameter(table[:, :, -1:].contiguous()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[S, C, R, in] -> [S, C, R, out]."""
+        """[S, C, in, R] -> [S, C, out, R]; a network that is alone in its seed serves any number of groups C."""
         squash = ACTIVATIONS[self.activation]
         shape = x.shape[:2]
+        groups = shape[1] // self.copies
         x = x.flatten(0, 1)
+        last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
-            if layer < len(self.weights) - 1:
-                x = squash(x)
+            if groups > 1:
+                weight, bias = weight.repeat_interleave(groups, 0), bias.repeat_interleave(groups, 0)
+            x = torch.baddbmm(bias, weight, x)
+            x = squash(x) if layer < last else x
         return x.unflatten(0, shape)
 
 
 def per_agent(x: Tensor, n_seeds: int) -> Tensor:
-    """[..., B, N, F] -> [S, N, R, F], R running over the leading axes and a seed's episodes: one network an agent."""
-    *lead, B, N, F = x.shape
+    """[..., B, N, F] -> [S, N, F, R], R running over the leading axes and a seed's episodes: one network an agent."""
+    *_, B, N, F = x.shape
     x = x.reshape(-1, n_seeds, B // n_seeds, N, F)
-    return x.permute(1, 3, 0, 2, 4).reshape(n_seeds, N, -1, F)
+    return x.permute(1, 3, 4, 0, 2).reshape(n_seeds, N, F, -1)
 
 
 def from_per_agent(y: Tensor, lead: Sequence[int], B: int) -> Tensor:
-    """The inverse of `per_agent`: [S, N, R, F] -> [..., B, N, F]."""
-    S, N, _, F = y.shape
-    y = y.reshape(S, N, -1, B // S, F).permute(2, 0, 3, 1, 4)
+    """The inverse of `per_agent`: [S, N, F, R] -> [..., B, N, F] (a view where it can be)."""
+    S, N, F, _ = y.shape
+    y = y.reshape(S, N, F, -1, B // S).permute(3, 0, 4, 1, 2)
     return y.reshape(*lead, B, N, F)
 
 
 def per_seed(x: Tensor, n_seeds: int) -> Tensor:
-    """[..., B, F] -> [S, 1, R, F]: one network a seed."""
+    """[..., B, F] -> [S, 1, F, R]: one network a seed."""
     *_, B, F = x.shape
-    return x.reshape(-1, n_seeds, B // n_seeds, F).transpose(0, 1).reshape(n_seeds, 1, -1, F)
+    return x.reshape(-1, n_seeds, B // n_seeds, F).permute(1, 3, 0, 2).reshape(n_seeds, 1, F, -1)
 
 
 def from_per_seed(y: Tensor, lead: Sequence[int], B: int) -> Tensor:
-    """The inverse of `per_seed`: [S, 1, R, F] -> [..., B, F]."""
-    S, _, _, F = y.shape
-    return y.reshape(S, -1, B // S, F).transpose(0, 1).reshape(*lead, B, F)
+    """The inverse of `per_seed`: [S, 1, F, R] -> [..., B, F]."""
+    S, _, F, _ = y.shape
+    return y.reshape(S, F, -1, B // S).permute(2, 0, 3, 1).reshape(*lead, B, F)
 
 
 def clip_per_seed(parameters: Sequence[nn.Parameter], n_seeds: int, max_norm: float) -> None:

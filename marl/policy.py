@@ -32,17 +32,29 @@ class Actor(nn.Module):
         sizes = (inputs, *hidden, game.n_actions)
         self.net = Population("actor", seeds, 1 if shared else game.n_agents, sizes, activation, last_gain=0.01)
 
-    def logits(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[..., B, N, O] -> [..., B, N, A], minus infinity where illegal; B seed-major."""
-        *lead, B, N, _ = obs.shape
+    def folded_logits(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[..., B, N, O] -> [S, C, A, R] in the network's own layout; minus infinity where illegal."""
         if self.shared:
+            N = self.n_agents
             eye = torch.eye(N, dtype=obs.dtype, device=obs.device).expand(*obs.shape[:-1], N)
-            rows = torch.cat((obs, eye), -1).flatten(-3, -2)
-            out = from_per_seed(self.net(per_seed(rows, self.n_seeds)), lead, B * N).unflatten(-2, (B, N))
+            out: Tensor = self.net(per_seed(torch.cat((obs, eye), -1).flatten(-3, -2), self.n_seeds))
         else:
-            out = from_per_agent(self.net(per_agent(obs, self.n_seeds)), lead, B)
-        return out if mask is None else out.masked_fill(~mask, -torch.inf)
+            out = self.net(per_agent(obs, self.n_seeds))
+        return out if mask is None else out.masked_fill(~self.fold(mask), -torch.inf)
+
+    def fold(self, x: Tensor) -> Tensor:
+        """[..., B, N, F] -> [S, C, F, R], as the network reads it."""
+        if self.shared:
+            return per_seed(x.flatten(-3, -2), self.n_seeds)
+        return per_agent(x, self.n_seeds)
+
+    def unfold(self, y: Tensor, lead: Sequence[int], B: int) -> Tensor:
+        """The inverse of `fold`."""
+        if self.shared:
+            return from_per_seed(y, lead, B * self.n_agents).unflatten(-2, (B, self.n_agents))
+        return from_per_agent(y, lead, B)
 
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Probabilities, [..., B, N, A]."""
-        return self.logits(obs, mask).softmax(-1)
+        """Probabilities, [..., B, N, A]; B seed-major."""
+        *lead, B, _, _ = obs.shape
+        return self.unfold(self.folded_logits(obs, mask).softmax(2), lead, B)

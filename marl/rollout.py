@@ -17,7 +17,8 @@ from envs.base import Env, HasActionMask, flatten, map_state, repeat, stack, tak
 from envs.noise import uniform
 from marl.types import Noise, Policy, Trajectory
 
-MAX_ROWS = 1 << 18  # rows of one simulator call; larger questions are asked in pieces, so that memory stays bounded
+MAX_ROWS = 1 << 18  # branches that advance together; larger questions are asked in pieces, so that memory stays bounded
+CACHE_ROWS = 1 << 15  # rows of a single-step question, few enough to stay in the cache of one core
 
 
 def sample(probs: Tensor, u: Tensor) -> Tensor:
@@ -58,25 +59,20 @@ def legal(game: Env[Any], state: Any) -> Tensor | None:
 
 def draw_noise(
     game: Env[Any],
-    seeds: Sequence[int],
-    episodes: int,
-    first_episode: int = 0,
+    seed: Tensor,
+    episode: Tensor,
     purpose: str = "rollout",
     dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
 ) -> Noise:
-    """The noise of episodes first_episode, ... of each seed; a seed's numbers never depend on the other seeds."""
-    seed = torch.tensor(list(seeds), device=device).repeat_interleave(episodes)
-    episode = torch.arange(first_episode, first_episode + episodes, device=device).repeat(len(seeds))
-    T = game.horizon
+    """The noise of B episodes named by (seed [B], episode [B]); no row's numbers depend on the other rows."""
 
     def table(kind: str, *shape: int) -> Tensor:
-        return uniform(f"{purpose}/{kind}", seed, episode, shape, dtype, device)
+        return uniform(f"{purpose}/{kind}", seed, episode, shape, dtype, seed.device)
 
     return Noise(
         table("reset", game.reset_noise_size),
-        table("step", T, game.step_noise_size).transpose(0, 1).contiguous(),
-        table("policy", T, game.n_agents).transpose(0, 1).contiguous(),
+        table("step", game.horizon, game.step_noise_size).transpose(0, 1).contiguous(),
+        table("policy", game.horizon, game.n_agents).transpose(0, 1).contiguous(),
     )
 
 
@@ -94,18 +90,19 @@ def play(game: Env[Any], policy: Policy, noise: Noise) -> Trajectory:
             records.append((state, obs, mask, action, probs, step.reward, step.done, alive))
             state, alive = step.state, alive & ~step.done
     # Stacked outside inference mode, so that learners may differentiate through functions of these tensors.
-    states, obs_, masks, actions, probs_, rewards, dones, alives = zip(*records, strict=True)
-    mask = None if masks[0] is None else torch.stack(masks)
-    record = (torch.stack(x) for x in (actions, probs_))
+    states, views, masks, actions, probs_, rewards, dones, alives = zip(*records, strict=True)
     return Trajectory(
-        stack(states),
-        map_state(torch.clone, state),
-        torch.stack(obs_),
-        mask,
-        *record,
-        noise.step,
-        noise.policy,
-        *(torch.stack(x) for x in (rewards, dones, alives)),
+        state=stack(states),
+        final=map_state(torch.clone, state),
+        obs=torch.stack(views),
+        mask=None if masks[0] is None else torch.stack(masks),
+        action=torch.stack(actions),
+        probs=torch.stack(probs_),
+        noise=noise.step,
+        policy_noise=noise.policy,
+        reward=torch.stack(rewards),
+        done=torch.stack(dones),
+        alive=torch.stack(alives),
     )
 
 
@@ -126,7 +123,9 @@ def rollout(
     if episodes < 1:
         raise ValueError(f"episodes={episodes} is not allowed; it must be 1 or more")
     seeds = [seed] if isinstance(seed, int) else list(seed)
-    noise = draw_noise(game, seeds, episodes, first_episode, purpose, dtype, device)
+    row_seed = torch.tensor(seeds, device=device).repeat_interleave(episodes)
+    row_episode = torch.arange(first_episode, first_episode + episodes, device=device).repeat(len(seeds))
+    noise = draw_noise(game, row_seed, row_episode, purpose, dtype)
     return play(game, policy or uniform_policy(game.n_actions), noise)
 
 
@@ -143,30 +142,30 @@ class Simulator:
         self.max_rows = max_rows
         self.steps = torch.zeros(n_seeds, dtype=torch.int64)
 
-    def charge(self, live: Tensor, times: int = 1) -> None:
-        """Count the True entries of live [..., B, rows a episode] or [..., B] for the seed each row belongs to."""
-        per_row = live.reshape(live.shape[0], self.n_seeds, -1).sum((0, 2)) if live.dim() > 1 else None
-        counts = live.reshape(self.n_seeds, -1).sum(1) if per_row is None else per_row
-        self.steps = self.steps + times * counts.cpu()
+    def charge(self, live: Tensor) -> None:
+        """Count the True entries of live [B, ...], seed by seed."""
+        self.steps = self.steps + live.reshape(self.n_seeds, -1).sum(1).cpu()
 
-    def rewards(self, trajectory: Trajectory, joint: Tensor) -> Tensor:
-        """One step with other joint actions, same state and same noise.
+    def rewards(self, trajectory: Trajectory, choice: Tensor) -> Tensor:
+        """Rewards of one step in which one agent acts otherwise, same state, same noise.
 
-        Args: joint [T,B,V,N], V alternative joint actions at every recorded step.
-        Returns: [T,B,V] rewards, 0 at dead steps. Costs V steps for every live (t, b).
+        Args: choice [T,B,N,K], K actions for each agent to do in place of its own.
+        Returns: [T,B,N,K] rewards, 0 at dead steps. Costs N K steps for every live (t, b).
         """
-        T, B, V, N = joint.shape
-        self.charge(trajectory.alive, V)
+        T, B, N, K = choice.shape
+        self.charge(trajectory.alive.T[..., None].expand(B, T, N * K))
         cells = trajectory.alive.flatten().nonzero()[:, 0]
         state, noise = flatten(trajectory.state), trajectory.noise.flatten(0, 1)
-        joint, out = joint.flatten(0, 1), trajectory.reward.new_zeros(T * B, V)
+        action, choice = trajectory.action.flatten(0, 1), choice.flatten(0, 1)
+        out = trajectory.reward.new_zeros(T * B, N * K)
         with torch.inference_mode():
-            for some in cells.split(max(1, self.max_rows // V)):
+            for some in cells.split(max(1, CACHE_ROWS // (N * K))):
+                joint = swapped(action[some], choice[some]).flatten(0, 1)
                 step = self.game.step(
-                    repeat(take(state, some), V), joint[some].flatten(0, 1), noise[some].repeat_interleave(V, 0)
+                    repeat(take(state, some), N * K), joint, noise[some].repeat_interleave(N * K, 0)
                 )
-                out[some] = step.reward.reshape(-1, V)
-        return out.reshape(T, B, V)
+                out[some] = step.reward.reshape(-1, N * K)
+        return out.reshape(T, B, N, K)
 
     def branches(
         self,

@@ -1,0 +1,253 @@
+"""One command-line manner for every question: plan, estimate, progress, table, figures, and how to redraw them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import marl
+from benchmarks.methods import METHODS, pick
+from benchmarks.plot import UsageError, parse, redraw
+from benchmarks.sweep import Cell, estimate, missing, run_cells
+from marl.credit.base import ChainError
+from marl.results import ResultsError, cell_id, prepare, read
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that every question shares."""
+
+    list: bool = False
+    """list the methods, what each needs and what it costs, and stop"""
+    quick: bool = False
+    """minutes on two cores instead of the full protocol"""
+    methods: tuple[str, ...] = ()
+    """legend names, separated by commas or given one by one (default: the question's own)"""
+    seeds: int | None = None
+    """how many training seeds, 0, 1, ... (default: 30; with --quick 5)"""
+    steps: int | None = None
+    """environment steps per seed, counted as whole episodes (default: the question's own)"""
+    env: str | None = None
+    """another game instead of the question's sweep: credit/NAME-v0, or package.module:ns/name-v0 and the like"""
+    env_args: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
+    """knobs of --env, values in JSON, for example n_agents=12 observe_damage='"all"' (a bare word is a string)"""
+    out: Path | None = None
+    """folder for the cells; figures go to its subfolder figures (default: results/QUESTION)"""
+    workers: int = os.cpu_count() or 1
+    """cells that run side by side"""
+    threads: int = 1
+    """torch threads per cell; part of a cell's configuration"""
+    force: bool = False
+    """compute cells again that are already on disk"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a benchmark asks: its name, its settings as (game, knobs), its methods and its budgets."""
+
+    name: str
+    program: str
+    settings: Callable[[bool], list[tuple[str, dict[str, Any]]]]  # quick -> settings of the sweep
+    methods: tuple[str, ...]
+    steps: tuple[int, int] = (500_000, 200_000)  # full, quick
+    seeds: tuple[int, int] = (30, 5)
+
+
+def main(question: Question, arguments: Sequence[str] | None = None) -> int:
+    """Run a question from the command line; returns the exit status, 2 for input that cannot be."""
+    try:
+        options = parse(Options, arguments, question.program)
+        if options.list:
+            print(listing())
+            return 0
+        answer(question, options)
+    except (ValueError, UsageError) as error:  # every refusal of ours is a ValueError with one sentence
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; finished cells are kept: run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def listing() -> str:
+    """Every method with its family, what it needs and what it costs; from the code's own declarations."""
+    lines = [f"{'method':26s} {'family':10s} needs; counterfactual simulator steps for B episodes"]
+    for name, m in METHODS.items():
+        mark = " (privileged)" if m.privileged else ""
+        lines.append(f"{name:26s} {m.family:10s} {', '.join(m.needs) or 'nothing'}{mark}; {m.cost}")
+    return "\n".join(lines)
+
+
+def answer(question: Question, options: Options) -> list[Path]:
+    """Plan, run what is missing, print the table, draw the figures; returns the figures' paths."""
+    folder = options.out or Path("results") / (question.name + ("-quick" if options.quick else ""))
+    cells = plan(question, options)
+    prepare(folder)
+    todo = missing(cells, folder, options.force)
+    _print_plan(question, cells, todo, folder)
+    if todo:
+        _run(todo, folder, options.workers)
+    ids = {cell_id(c.config) for c in cells}
+    print(final_table(folder, ids))
+    paths = redraw(folder, cells=ids, say=lambda line: print(f"  {line}"))
+    print(f"\ncells:   {folder}/*.parquet\nfigures:")
+    for path in paths:
+        if path.suffix == ".png":
+            print(f"  {path} (and .pdf)")
+    print(f"redraw:  python -m benchmarks.plot {folder}")
+    return paths
+
+
+def plan(question: Question, options: Options) -> list[Cell]:
+    """Every cell of the run. Raises ValueError, one sentence, for anything in it that cannot be."""
+    for knob in ("seeds", "steps", "workers", "threads"):
+        value = getattr(options, knob)
+        if value is not None and value < 1:
+            raise UsageError(f"--{knob} {value} is not allowed; it must be 1 or more")
+    if options.env_args and options.env is None:
+        raise UsageError("--env-args needs --env: it gives the knobs of another game than the question's own")
+    chosen = [name.strip() for text in options.methods for name in text.split(",") if name.strip()]
+    names = pick(chosen) if chosen else list(question.methods)
+    settings = question.settings(options.quick)
+    if options.env is not None:
+        settings = [(options.env, knobs_from(options.env_args))]
+    for game, knobs in settings:
+        marl.load(game, **knobs)
+    cells = [
+        Cell(
+            question.name,
+            game,
+            knobs,
+            name,
+            options.seeds or question.seeds[options.quick],
+            options.steps or question.steps[options.quick],
+            options.threads,
+        )
+        for game, knobs in settings
+        for name in names
+    ]
+    return cells if chosen else _fitting(cells)
+
+
+def _fitting(cells: list[Cell]) -> list[Cell]:
+    """Of a default choice of methods, those that the game can serve; the others are named and left out."""
+    kept = []
+    for cell in cells:
+        try:
+            cell.experiment  # noqa: B018  building it is the check
+            kept.append(cell)
+        except ChainError as error:
+            print(f"left out: {cell.method}: {error}")
+    return kept
+
+
+def knobs_from(words: Sequence[str]) -> dict[str, Any]:
+    """key=value words with JSON values; a value that is no JSON is a string. Raises UsageError."""
+    knobs = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--env-args {word!r} is not allowed; give knobs as key=value")
+        try:
+            knobs[key] = json.loads(text)
+        except json.JSONDecodeError:
+            knobs[key] = text
+    return knobs
+
+
+def _print_plan(question: Question, cells: list[Cell], todo: list[Cell], folder: Path) -> None:
+    settings = {json.dumps([c.game, c.knobs]): c for c in cells}
+    methods = list(dict.fromkeys(c.method for c in cells))
+    one = cells[0]
+    print(f"{question.name}: {len(settings)} games x {len(methods)} methods = {len(cells)} cells")
+    print(f"  games:    {'; '.join(_about(c) for c in settings.values())}")
+    print(f"  methods:  {'; '.join(methods)}")
+    print(f"  budget:   {one.seeds} seeds x {one.steps:,} environment steps = {one.experiment.updates} updates a cell")
+    print(f"  on disk:  {len(cells) - len(todo)} cells done, {len(todo)} to run, in {folder}")
+
+
+def _about(cell: Cell) -> str:
+    return f"{cell.game} {' '.join(f'{k}={v}' for k, v in cell.knobs.items())}".strip()
+
+
+def _run(todo: list[Cell], folder: Path, workers: int) -> None:
+    """Run the missing cells, the longest first, with an estimate before and the time left beside."""
+    seconds = estimate(todo)
+    workers = min(workers, len(todo))
+    todo = sorted(todo, key=lambda c: -seconds[cell_id(c.config)])
+    total = sum(seconds.values())
+    print(f"  estimate: {clock(max(total / workers, max(seconds.values())))} with {workers} cells side by side\n")
+    progress = Progress(total, len(todo))
+    run_cells(todo, folder, workers, lambda cell: progress.finished(seconds[cell_id(cell.config)], cell.name))
+    progress.close()
+
+
+def clock(seconds: float) -> str:
+    """90 -> '1:30'."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+class Progress:
+    """A bar with the time left on a terminal; off one, a plain line at most every 10 s."""
+
+    def __init__(self, total: float, cells: int) -> None:
+        self.total, self.cells, self.work, self.count = total, cells, 0.0, 0
+        self.started = self.spoke = time.monotonic()
+        self.live = sys.stdout.isatty()
+        self.say("")
+
+    def finished(self, work: float, name: str) -> None:
+        """One more cell is on disk; `work` is what it was estimated at."""
+        self.work, self.count = self.work + work, self.count + 1
+        self.say(name)
+
+    def say(self, name: str) -> None:
+        """Show where we are."""
+        now = time.monotonic()
+        last = self.count == self.cells
+        if not self.live and not last and self.count and now - self.spoke < 10:
+            return
+        self.spoke = now
+        spent, part = now - self.started, min(1.0, self.work / self.total)
+        left = clock(spent / part * (1 - part)) if part else "?"
+        text = f"{self.count}/{self.cells} cells, {clock(spent)} gone, about {left} left  {name}"
+        if self.live:
+            bar = "#" * round(24 * part)
+            print(f"\r[{bar:24s}] {text[:90]:90s}", end="", flush=True)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """End the line."""
+        print()
+
+
+def final_table(folder: Path, cells: set[str]) -> str:
+    """Methods x games: interquartile mean of the final score (return where no score is known) over seeds."""
+    rows = read(folder, cells)
+    metric = "final_score" if (rows["metric"] == "final_score").any() else "final_return"
+    rows = rows[rows["metric"] == metric]
+    varying = [k for k in ("n_agents", "delay") if k in rows and rows[k].nunique() > 1]
+    order = rows.drop_duplicates("method").sort_values(["family", "rank"])["method"]
+    columns = rows.groupby(varying, sort=True) if varying else [((), rows)]
+    heads = [", ".join(f"{k}={v}" for k, v in zip(varying, key, strict=True)) for key, _ in columns] or [metric]
+    width = max(12, *(len(h) + 2 for h in heads))
+    lines = ["", f"{metric.replace('_', ' ')}, interquartile mean over seeds", f"{'':26s}" + "".join(f"{h:>{width}s}" for h in heads)]
+    for method in order:
+        values = [marl.statistics.iqm(part[part["method"] == method]["value"]) for _, part in columns]
+        lines.append(f"{method:26s}" + "".join(f"{float(v):>{width}.2f}" for v in values))
+    return "\n".join(lines)
+
+
+__all__ = ["Options", "Question", "ResultsError", "main"]

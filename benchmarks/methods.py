@@ -1,0 +1,84 @@
+"""Legend names of the methods we compare, and what each is composed of. A new method is one line here."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import partial
+
+from torch import Tensor
+
+from marl.credit.joint.agent_total import AgentTotal
+from marl.credit.joint.first_step import FirstStep
+from marl.credit.joint.reference import Reference
+from marl.credit.joint.simulated_q import SimulatedQ
+from marl.credit.spatial.aristocrat import Aristocrat
+from marl.credit.spatial.coma import Coma
+from marl.credit.spatial.difference import Difference
+from marl.credit.spatial.local import Local
+from marl.credit.spatial.team import Team
+from marl.credit.temporal.gae import Gae
+from marl.credit.temporal.immediate import Immediate
+from marl.credit.temporal.monte_carlo import MonteCarlo
+from marl.credit.temporal.n_step import NStep
+from marl.experiment import Method
+from marl.oracle import baseline_of, closed, natural_baseline, sampled
+from marl.rollout import Simulator
+from marl.types import Policy, Trajectory
+
+
+def frozen_unit_truth(simulator: Simulator, policy: Policy | None, trajectory: Trajectory) -> Tensor:
+    """O8 against the safe actions where a game knows them (else the default), closed form where there is one."""
+    game = simulator.game
+    baseline = baseline_of(game, natural_baseline(game), trajectory.action.device)
+    return closed.unit_difference(simulator, trajectory, baseline)
+
+
+def unit_effect_truth(simulator: Simulator, policy: Policy | None, trajectory: Trajectory) -> Tensor:
+    """O6 by paired replays: affordable to T of about 20."""
+    assert policy is not None
+    return sampled.unit_effect(simulator, policy, trajectory)
+
+
+METHODS: dict[str, Method] = {
+    # whole returns: everyone is told everything
+    "team + return": Method((Team, MonteCarlo), "baseline"),
+    "team + immediate": Method((Team, Immediate), "baseline"),
+    # when
+    "team + recency": Method((Team, partial(MonteCarlo, discount=0.9)), "temporal"),
+    "team + TD": Method((Team, partial(NStep, n=1)), "temporal"),
+    "team + 10-step": Method((Team, partial(NStep, n=10)), "temporal"),
+    "team + GAE": Method((Team, Gae), "temporal"),
+    "team + central GAE": Method((Team, partial(Gae, central=True)), "temporal"),
+    # who
+    "difference + return": Method((Difference, MonteCarlo), "spatial"),
+    "safe difference + return": Method((partial(Difference, baseline="safe"), MonteCarlo), "spatial"),
+    "aristocrat + return": Method((Aristocrat, MonteCarlo), "spatial"),
+    "difference + GAE": Method((Difference, Gae), "spatial"),
+    "COMA": Method((Coma,), "spatial"),
+    "COMA lambda 1": Method((partial(Coma, lam=1.0),), "spatial"),
+    "local + return": Method((Local, MonteCarlo), "spatial"),
+    # which agent's which action
+    "agent total": Method((AgentTotal,), "joint"),
+    "first step aristocrat": Method((FirstStep,), "joint"),
+    "difference on Q": Method((partial(SimulatedQ, kind="difference", at_most=4),), "joint"),
+    "aristocrat on Q": Method((partial(SimulatedQ, at_most=4),), "joint"),
+    # the truth, used as credit
+    "reference O8": Method((partial(Reference, oracle=frozen_unit_truth),), "reference"),
+    "reference O6": Method((partial(Reference, oracle=unit_effect_truth),), "reference"),
+}
+
+
+def rank(name: str) -> int:
+    """A method's place in its family: with the family, its colour in every figure."""
+    family = METHODS[name].family
+    return [n for n, m in METHODS.items() if m.family == family].index(name)
+
+
+def pick(names: list[str]) -> list[str]:
+    """Check legend names. Raises ValueError, one sentence, naming the closest method."""
+    for name in names:
+        if name not in METHODS:
+            close = get_close_matches(name, METHODS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"there is no method {name!r}{hint}; the methods are: {'; '.join(METHODS)}")
+    return list(dict.fromkeys(names))

@@ -1,0 +1,158 @@
+"""A question is a list of cells; a sweep runs what is missing, side by side, and keeps whatever is done.
+
+A cell is one game with its knobs x one method, all seeds. Cells are written whole or not at all, so a sweep that was
+killed is finished by running the same command again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import marl
+from benchmarks.methods import METHODS, rank
+from envs.base import Env
+from marl.experiment import Experiment, failed, judge_walks, run
+from marl.results import cell_id, credit_columns, done, write_cell
+
+SHOWN_WALKS = 3  # failed episodes whose credit maps are stored
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One game with its knobs x one method, all seeds."""
+
+    question: str
+    game: str  # as `--env` takes it
+    knobs: dict[str, Any]
+    method: str  # legend name
+    seeds: int  # how many: 0, 1, ...
+    steps: int
+    threads: int = 1  # torch threads: part of the configuration, for floating point depends on it
+    points: int = 16
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """Raises ValueError, one sentence, for whatever in it cannot be."""
+        game = marl.load(self.game, **self.knobs)
+        experiment = Experiment(game, METHODS[self.method], range(self.seeds), self.steps, self.points)
+        experiment.method.credit(game)  # refuses a game that lacks what the method needs
+        return experiment
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """All that its results depend on."""
+        method = METHODS[self.method]
+        about = {"name": self.method, "family": method.family, "rank": rank(self.method)}
+        return {
+            "question": self.question,
+            "game": self.game,
+            "knobs": game_knobs(self.experiment.game, self.knobs),
+            "method": {**about, "privileged": method.privileged, **method.describe()},
+            **self.experiment.describe(),
+            "threads": self.threads,
+            "device": "cpu",
+        }
+
+    @property
+    def name(self) -> str:
+        """For people: the method and the knobs that were given."""
+        return f"{self.method} ({', '.join(f'{k}={v}' for k, v in self.knobs.items())})"
+
+
+def game_knobs(game: Env[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Every knob of a game of rules, defaults included; for an external game what was given."""
+    names = [f.name for f in fields(game) if f.init]  # type: ignore[arg-type]
+    values = {name: getattr(game, name) for name in names}
+    return given if any(not _json(v) for v in values.values()) else values
+
+
+def _json(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_json(v) for v in value)
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def run_cell(cell: Cell, folder: Path) -> Path:
+    """Train, measure, judge the stored walks, and write the cell."""
+    torch.set_num_threads(cell.threads)
+    rows = list(run(cell.experiment))
+    game, method = cell.experiment.game, cell.experiment.method
+    walks = judge_walks(game, method)
+    credit = None
+    if walks is not None:
+        last = rows[-1]
+        rows += [last._replace(seed=0, metric=f"walk_{name}", value=float(v[0])) for name, v in walks.scores.items()]
+        wanted = torch.from_numpy(failed(walks.trajectory, walks.truth)).nonzero()[:SHOWN_WALKS, 0]
+        t = walks.trajectory
+        if len(wanted):
+            credit = credit_columns(
+                0, wanted, walks.credit[:, wanted], walks.truth[:, wanted], t.alive[:, wanted]
+            )
+    return write_cell(folder, cell.config, rows, credit)
+
+
+def missing(cells: Sequence[Cell], folder: Path, force: bool) -> list[Cell]:
+    """The cells whose rows are not on disk (all of them with force)."""
+    return [c for c in cells if force or not done(folder, c.config)]
+
+
+def seconds_per_update(cell: Cell, updates: int = 2) -> float:
+    """A short calibration: the time of one update of this cell on this machine."""
+    torch.set_num_threads(cell.threads)
+    E = cell.experiment
+    short = replace(E, steps=E.game.horizon * E.method.learner.episodes * updates, points=1, episodes=1, final_episodes=1)
+    best = float("inf")
+    for _ in range(2):
+        start = time.perf_counter()
+        for _ in run(short):
+            pass
+        best = min(best, (time.perf_counter() - start) / updates)
+    return best
+
+
+def estimate(cells: Sequence[Cell]) -> dict[str, float]:
+    """Seconds each cell will take alone, by cell id: each method is timed on its smallest and its largest game."""
+    out: dict[str, float] = {}
+    for method in dict.fromkeys(c.method for c in cells):
+        mine = sorted((c for c in cells if c.method == method), key=_size)
+        small, large = mine[0], mine[-1]
+        low = seconds_per_update(small)
+        high = low if _size(large) == _size(small) else seconds_per_update(large)
+        for c in mine:
+            part = (_size(c) - _size(small)) / max(1, _size(large) - _size(small))
+            # Measuring plays one batch for each point and ten at the end, which is the 1.4 on a short run.
+            out[cell_id(c.config)] = 1.4 * c.experiment.updates * (low + part * (high - low))
+    return out
+
+
+def _size(cell: Cell) -> int:
+    return cell.experiment.game.n_agents * cell.experiment.game.horizon
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, workers: int, each: Callable[[Cell], None]) -> None:
+    """Run cells `workers` at a time, the long ones first; `each` is told of every cell that is on disk."""
+    if workers == 1:
+        for cell in cells:
+            run_cell(cell, folder)
+            each(cell)
+        return
+    for cell in _in_parallel(cells, folder, workers):
+        each(cell)
+
+
+def _in_parallel(cells: Sequence[Cell], folder: Path, workers: int) -> Iterator[Cell]:
+    from joblib import Parallel, delayed
+
+    def one(cell: Cell) -> Cell:
+        run_cell(cell, folder)
+        return cell
+
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    yield from parallel(delayed(one)(cell) for cell in cells)

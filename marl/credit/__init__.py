@@ -1,0 +1,1 @@
+"""The catalogue of credit operators, and the chain that composes them."""

@@ -1,0 +1,211 @@
+"""Credit is an algebra: operators on typed signals, chained from the environment's reward to the weight on grad log pi.
+
+The kinds keep a chain honest. Only RAW, the environment's own reward, is what a simulator's counterfactual may be
+subtracted from; a chain in which an operator does not take what the one before it gives is refused when it is built.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from envs.base import Env
+from marl.rollout import Simulator, uniform_policy
+from marl.types import Policy, Trajectory
+
+
+class Signal(Enum):
+    """What a tensor in a chain means."""
+
+    RAW = "RAW"  # [T,B] the environment's own team reward
+    TEAM = "TEAM"  # [T,B] a redistributed team reward
+    AGENT = "AGENT"  # [T,B,N] a reward stream per agent
+    ADVANTAGE = "ADVANTAGE"  # [T,B,N] credit of the action taken
+    ACTIONS = "ACTIONS"  # [T,B,N,A] credit of every action
+
+
+class ChainError(ValueError):
+    """Operators that do not fit; the message names both."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What operators may use: the game, its simulator, the seeds that train, and the policy that acts."""
+
+    game: Env[Any]
+    seeds: tuple[int, ...] = (0,)
+    policy: Policy | None = None  # the behaviour policy; None: uniformly random
+    simulator: Simulator = field(default=None)  # type: ignore[assignment]  # filled below
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    hidden: tuple[int, ...] = (32,)  # units of each hidden layer of critics
+
+    def __post_init__(self) -> None:
+        """Give every context a simulator with a meter of its own, and a policy."""
+        if self.simulator is None:
+            object.__setattr__(self, "simulator", Simulator(self.game, len(self.seeds)))
+        if self.policy is None:
+            object.__setattr__(self, "policy", uniform_policy(self.game.n_actions))
+
+    @property
+    def n_seeds(self) -> int:
+        """S."""
+        return len(self.seeds)
+
+
+class Credit(nn.Module, ABC):
+    """One operator, signal in, signal out. Subclasses are final and are built with (context, **knobs)."""
+
+    signals: ClassVar[Mapping[Signal, Signal]]  # what it takes -> what it then gives
+    aligned: ClassVar[bool]  # its expected gradient is the team's, when it stands alone on the team's return
+    efficient: ClassVar[bool]  # agents' shares sum to what came in
+    needs: ClassVar[tuple[str, ...]] = ()  # of: critic, model, simulator, policy, local rewards, safe action, truth
+    cost: ClassVar[str] = "0"  # simulator steps for B whole episodes, in the letters of the axes
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.context = context
+
+    @abstractmethod
+    def forward(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
+        """The outgoing signal; values at dead steps do not matter."""
+
+
+@runtime_checkable
+class Learned(Protocol):
+    """An operator that fits something to its incoming signal."""
+
+    def loss(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
+        """[S], one loss a seed."""
+
+
+Operator: TypeAlias = Callable[..., Credit]
+"""An operator yet to be built: a class, or functools.partial(class, knob=value)."""
+
+
+def operator_class(operator: Operator) -> type[Credit]:
+    """The class behind an operator."""
+    cls = operator.func if isinstance(operator, partial) else operator
+    assert isinstance(cls, type)
+    return cls
+
+
+def operator_knobs(operator: Operator) -> dict[str, Any]:
+    """All knobs of an operator, defaults included. Raises ChainError for a knob it does not have."""
+    cls = operator_class(operator)
+    knobs = operator.keywords if isinstance(operator, partial) else {}
+    signature = inspect.signature(cls)
+    unknown = set(knobs) - set(signature.parameters)
+    if unknown:
+        known = ", ".join(name for name in signature.parameters if name != "context") or "none"
+        raise ChainError(f"{cls.__name__} has no knob {sorted(unknown)[0]!r}; its knobs are: {known}")
+    bound = signature.bind(None, **knobs)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name != "context"}
+
+
+def check_chain(operators: Sequence[Operator]) -> Signal:
+    """The kind that comes out at the end. Raises ChainError, one sentence, naming the two operators that do not fit."""
+    if not operators:
+        raise ChainError("a chain needs at least one operator, from RAW to ADVANTAGE or ACTIONS")
+    kind, before = Signal.RAW, "the environment's reward"
+    for operator in operators:
+        cls = operator_class(operator)
+        operator_knobs(operator)
+        if kind not in cls.signals:
+            takes = " or ".join(s.value for s in cls.signals)
+            raise ChainError(f"{cls.__name__} takes {takes} and cannot follow {before}, which gives {kind.value}")
+        kind, before = cls.signals[kind], cls.__name__
+    if kind not in (Signal.ADVANTAGE, Signal.ACTIONS):
+        raise ChainError(f"a chain must end in ADVANTAGE or ACTIONS, but {before} gives {kind.value}")
+    return kind
+
+
+class Chain(nn.Module):
+    """Operators that fit, built for one game and its seeds."""
+
+    def __init__(self, operators: Sequence[Operator], context: Context) -> None:
+        super().__init__()
+        self.gives = check_chain(operators)
+        self.context = context
+        self.parts = nn.ModuleList(operator(context) for operator in operators)
+
+    def assign(self, trajectory: Trajectory) -> Tensor:
+        """Credit [T,B,N] (or [T,B,N,A] for ACTIONS), 0 at dead steps."""
+        return self.trace(trajectory)[0]
+
+    def trace(self, trajectory: Trajectory) -> tuple[Tensor, list[Tensor]]:
+        """The credit, and the signal that came in at each part: what its learned parts are fitted to."""
+        incoming, signal = [], trajectory.reward
+        with torch.no_grad():
+            for part in self.parts:
+                incoming.append(signal)
+                signal = part(trajectory, signal)
+            alive = trajectory.alive.reshape(*trajectory.alive.shape, *[1] * (signal.dim() - 2))
+            credit = torch.where(alive, signal, torch.zeros((), dtype=signal.dtype, device=signal.device))
+        return credit, incoming
+
+    def loss(self, trajectory: Trajectory, incoming: list[Tensor]) -> Tensor:
+        """[S]: the sum of what its learned parts lose on the signals that came in."""
+        total = trajectory.reward.new_zeros(self.context.n_seeds)
+        for part, signal in zip(self.parts, incoming, strict=True):
+            if isinstance(part, Learned):
+                total = total + part.loss(trajectory, signal)
+        return total
+
+    def fit(
+        self, optimizer: torch.optim.Optimizer, trajectory: Trajectory, incoming: list[Tensor], passes: int
+    ) -> None:
+        """`passes` full-batch gradient steps on the loss. The simulator is not asked again; seeds do not meet."""
+        for _ in range(passes):
+            optimizer.zero_grad(set_to_none=True)
+            self.loss(trajectory, incoming).sum().backward()
+            optimizer.step()
+
+    @property
+    def learns(self) -> bool:
+        """Does any part have parameters to fit?"""
+        return any(isinstance(part, Learned) for part in self.parts)
+
+
+def centred(x: Tensor, alive: Tensor, n_seeds: int) -> Tensor:
+    """x minus its mean over the seed's live episodes at each t: x [T,B,N]."""
+    x_ = x.unflatten(1, (n_seeds, -1))
+    weight = alive.unflatten(1, (n_seeds, -1))[..., None].to(x.dtype)
+    mean = (x_ * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=1)
+    return (x_ - mean).flatten(1, 2)
+
+
+def reward_to_go(x: Tensor, discount: float = 1.0) -> Tensor:
+    """G_t = sum_{k >= 0} discount^k x_{t+k} along the first axis."""
+    if discount == 1.0:
+        return x.flip(0).cumsum(0).flip(0)
+    out = torch.empty_like(x)
+    total = torch.zeros_like(x[0])
+    for t in reversed(range(len(x))):
+        total = x[t] + discount * total
+        out[t] = total
+    return out
+
+
+BASELINES = ("mean", "none")
+
+
+def check_choice(owner: object, knob: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse a knob's value with one sentence."""
+    if value not in allowed:
+        names = ", ".join(str(a) for a in allowed)
+        raise ChainError(f"{type(owner).__name__}: {knob}={value!r} is not allowed; it must be one of {names}")
+
+
+def check_fraction(owner: object, knob: str, value: float) -> None:
+    """Refuse a knob outside [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ChainError(f"{type(owner).__name__}: {knob}={value!r} is not allowed; it must be a number in 0..1")

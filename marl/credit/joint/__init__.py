@@ -1,0 +1,1 @@
+"""Which agent's which action: operators that tell both apart at once."""

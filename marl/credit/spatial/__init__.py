@@ -1,0 +1,1 @@
+"""Who did it: operators that tell agents apart."""

@@ -1,0 +1,1 @@
+"""When was it done: operators that tell steps apart."""

@@ -1,0 +1,262 @@
+"""From a question to rows: play, assign credit, learn from it, and hold the credit against the truth.
+
+Read this page first. `run` is the whole loop: rollout -> chain.assign -> learner.update -> scores against the oracle.
+Everything else in the project is called from here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.base import Env, HasUnitDifferences
+from marl import metrics
+from marl.credit.base import (
+    Chain,
+    Context,
+    Operator,
+    check_chain,
+    operator_class,
+    operator_knobs,
+)
+from marl.learn.policy_gradient import Reinforce
+from marl.oracle import oracle
+from marl.policy import Actor
+from marl.results import Row
+from marl.rollout import greedy, rollout
+from marl.types import Policy, Trajectory
+
+PRIVILEGES = ("simulator", "local rewards", "safe action", "truth")
+TRUTH_ROWS = 2_000_000  # simulated truth is offered when B N T^2 / 2 stays below this
+
+
+@dataclass(frozen=True)
+class Method:
+    """A learner and the chain of operators that turns the team's reward into its credit. A value, not a class."""
+
+    chain: tuple[Operator, ...]
+    family: str  # baseline, spatial, temporal, joint or reference: its hue in every figure
+    learner: Reinforce = Reinforce()
+    critic_lr: float = 0.01  # Adam step size of whatever the chain learns
+    critic_passes: int = 4  # full-batch gradient steps on it after each update of the actor
+    critic_hidden: tuple[int, ...] = (32,)
+
+    def __post_init__(self) -> None:
+        """Raise ChainError if the operators do not fit."""
+        check_chain(self.chain)
+
+    def credit(self, game: Env[Any], seeds: Sequence[int] = (0,), policy: Policy | None = None) -> Chain:
+        """The chain, built for a game: `method.credit(game).assign(trajectory)` is [T,B,N] (or [T,B,N,A])."""
+        return Chain(self.chain, Context(game, tuple(seeds), policy, hidden=self.critic_hidden))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it must be given: critic, policy, simulator, local rewards, safe action, truth."""
+        found = {need: None for op in self.chain for need in operator_class(op).needs}
+        if any("safe" in operator_knobs(op).values() for op in self.chain):
+            found["safe action"] = None
+        return tuple(found)
+
+    @property
+    def privileged(self) -> bool:
+        """Does it use what an agent in the world would not have?"""
+        return any(need in PRIVILEGES for need in self.needs)
+
+    @property
+    def cost(self) -> str:
+        """Counterfactual simulator steps for B episodes, in the letters of the axes."""
+        return " + ".join(c for op in self.chain if (c := operator_class(op).cost) != "0") or "0"
+
+    def describe(self) -> dict[str, Any]:
+        """Its full configuration as JSON values."""
+        chain = [[operator_class(op).__name__, _plain(operator_knobs(op))] for op in self.chain]
+        critic = {"lr": self.critic_lr, "passes": self.critic_passes, "hidden": list(self.critic_hidden)}
+        return {"chain": chain, "needs": list(self.needs), "critic": critic}
+
+
+def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Knobs as JSON values; a function by its name."""
+    return {k: getattr(v, "__name__", None) or v if callable(v) else v for k, v in knobs.items()}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One game, one method, all seeds."""
+
+    game: Env[Any]
+    method: Method
+    seeds: Sequence[int] = field(default_factory=lambda: range(10))
+    steps: int = 500_000  # environment steps per seed, counted as whole episodes (horizon x episodes)
+    points: int = 16  # evaluation points after the first, evenly spaced over updates
+    episodes: int = 32  # a seed and evaluation point, on noise that all methods share
+    final_episodes: int = 320  # fresh episodes a seed for the final figures
+    judge: bool = True  # score credit against the truth where the game has one
+
+    def __post_init__(self) -> None:
+        """Refuse counts that mean nothing, one sentence each."""
+        for knob in ("steps", "points", "episodes", "final_episodes"):
+            value = getattr(self, knob)
+            if value < 1:
+                raise ValueError(f"{knob}={value} is not allowed; it must be 1 or more")
+        if not len(self.seeds) or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)} is not allowed; give at least one seed, each once")
+
+    @property
+    def updates(self) -> int:
+        """Batches of whole episodes that the budget pays for, at least one."""
+        return max(1, round(self.steps / (self.game.horizon * self.method.learner.episodes)))
+
+    def describe(self) -> dict[str, Any]:
+        """Everything its results depend on, as JSON values; the method's name and the game's id are the caller's."""
+        evaluation = {"points": self.points, "episodes": self.episodes, "final_episodes": self.final_episodes}
+        return {
+            "learner": {"name": type(self.method.learner).__name__, **_plain(asdict(self.method.learner))},
+            "seeds": [int(s) for s in self.seeds],
+            "steps": self.steps,
+            "evaluation": {**evaluation, "judge": self.judge},
+        }
+
+
+def run(experiment: Experiment) -> Iterator[Row]:
+    """Train all seeds of an experiment at once; yield its measurements as they are made."""
+    game, method, seeds = experiment.game, experiment.method, list(experiment.seeds)
+    learner, started = method.learner, time.perf_counter()
+    actor = Actor(game, seeds, learner.hidden, learner.shared, learner.activation)
+    chain = method.credit(game, seeds, actor)
+    optimizer, critic_optimizer = learner.optimizer(actor), critic_adam(chain, method)
+    E, marks = learner.episodes, evaluation_marks(experiment)
+
+    def rows(update: int, measured: dict[str, Tensor | np.ndarray]) -> Iterator[Row]:
+        steps, spent = update * E * game.horizon, chain.context.simulator.steps
+        for metric, values in measured.items():
+            for s, value in enumerate(values):
+                yield Row(seeds[s], steps, int(spent[s]), time.perf_counter() - started, metric, float(value))
+
+    for update in range(experiment.updates):
+        if update in marks:
+            yield from rows(update, measure(experiment, actor, chain))
+        trajectory = rollout(game, actor, E, seeds, first_episode=update * E)
+        credit, incoming = chain.trace(trajectory)
+        learner.update(actor, optimizer, trajectory, credit)
+        if critic_optimizer is not None:
+            # After the actor: no actor ever reads a critic that was fitted to the very actions it is judged by.
+            chain.fit(critic_optimizer, trajectory, incoming, method.critic_passes)
+    yield from rows(experiment.updates, measure(experiment, actor, chain))
+    yield from rows(experiment.updates, final_measure(experiment, actor))
+
+
+def critic_adam(chain: Chain, method: Method) -> torch.optim.Optimizer | None:
+    """An optimiser for what the chain learns; None where it learns nothing."""
+    return torch.optim.Adam(chain.parameters(), lr=method.critic_lr, fused=True) if chain.learns else None
+
+
+def evaluation_marks(experiment: Experiment) -> set[int]:
+    """The updates before which we measure: the first, and evenly spaced ones."""
+    return {round(k * experiment.updates / experiment.points) for k in range(experiment.points)}
+
+
+def score(game: Env[Any], returns: Tensor) -> Tensor | None:
+    """(G - G_random) / (G_reachable - G_random), reachable being optimal where not given; None where unknown."""
+    best = game.optimal_return if game.reachable_return is None else game.reachable_return
+    if best is None or game.random_return is None or best == game.random_return:
+        return None
+    return (returns - game.random_return) / (best - game.random_return)
+
+
+def measure(experiment: Experiment, actor: Actor, chain: Chain) -> dict[str, Any]:
+    """Return, score and credit quality on evaluation noise; [S] each. Nothing measured here touches training."""
+    game, seeds = experiment.game, list(experiment.seeds)
+    trajectory = rollout(game, actor, experiment.episodes, seeds, purpose="evaluation")
+    out = _returns(game, trajectory, len(seeds), "")
+    if experiment.judge:
+        out |= judge(game, chain, trajectory)
+    return out
+
+
+def final_measure(experiment: Experiment, actor: Actor) -> dict[str, Any]:
+    """Return and score of the sampled and of the greedy policy on fresh episodes, [S] each."""
+    game, seeds = experiment.game, list(experiment.seeds)
+    out: dict[str, Any] = {}
+    policies: dict[str, Policy] = {"final_": actor, "final_greedy_": greedy(actor)}
+    for prefix, policy in policies.items():
+        trajectory = rollout(game, policy, experiment.final_episodes, seeds, purpose="final")
+        out |= _returns(game, trajectory, len(seeds), prefix)
+    return out
+
+
+def _returns(game: Env[Any], trajectory: Trajectory, n_seeds: int, prefix: str) -> dict[str, Any]:
+    returns = trajectory.reward.sum(0).reshape(n_seeds, -1).mean(1)
+    normalised = score(game, returns)
+    return {f"{prefix}return": returns} | ({} if normalised is None else {f"{prefix}score": normalised})
+
+
+def has_truth(game: Env[Any], episodes: int) -> bool:
+    """Is the frozen unit truth (O8) known in closed form, or cheap enough to simulate?"""
+    return isinstance(game, HasUnitDifferences) or episodes * game.n_agents * game.horizon**2 / 2 <= TRUTH_ROWS
+
+
+def judge(game: Env[Any], chain: Chain, trajectory: Trajectory) -> dict[str, Any]:
+    """Scores of the chain's credit against O8 on given episodes, averaged over the episodes where each is defined."""
+    B, n_seeds = trajectory.action.shape[1], chain.context.n_seeds
+    if not has_truth(game, B):
+        return {}
+    credit, truth = assign_uncounted(chain, trajectory), oracle(game, None, trajectory, "O8").values
+    if credit.dim() == 4:  # ACTIONS: what the action taken was credited with
+        credit = credit.gather(-1, trajectory.action[..., None])[..., 0]
+    found = metrics.scores(credit.numpy(), truth.numpy(), trajectory.alive.numpy(), failed(trajectory, truth))
+    return {name: [metrics.average(v).value for v in values.reshape(n_seeds, -1)] for name, values in found.items()}
+
+
+def failed(trajectory: Trajectory, truth: Tensor) -> np.ndarray:
+    """[B] bool: the episode ended early, or, in a game that never does, some unit cost the team something."""
+    ended = trajectory.done[:-1].any(0) | trajectory.done[-1] & (trajectory.reward[-1] < 0)
+    return (ended if bool(ended.any()) else (truth < 0).any(0).any(-1)).numpy()
+
+
+def assign_uncounted(chain: Chain, trajectory: Trajectory) -> Tensor:
+    """Credit for measuring: what it asks of the simulator is not charged to training."""
+    simulator = chain.context.simulator
+    before = simulator.steps
+    credit = chain.assign(trajectory)
+    simulator.steps = before
+    return credit
+
+
+@dataclass(frozen=True)
+class JudgedWalks:
+    """Every method's credit for the same stored episodes of the uniformly random policy, beside the truth."""
+
+    trajectory: Trajectory
+    credit: Tensor  # [T,B,N]
+    truth: Tensor  # [T,B,N]
+    scores: dict[str, Any]  # name -> [1]
+
+
+def judge_walks(
+    game: Env[Any], method: Method, episodes: int = 64, batches: int = 100
+) -> JudgedWalks | None:
+    """Credit is a function of the policy, so that methods are compared on one: uniformly random play.
+
+    What a method learns is first fitted on `batches` batches of that policy's episodes; then all methods judge the
+    same `episodes` episodes. None where the game has no truth.
+    """
+    if not has_truth(game, episodes):
+        return None
+    chain = method.credit(game)
+    optimizer = critic_adam(chain, method)
+    if optimizer is not None:
+        for k in range(batches):
+            batch = rollout(game, None, method.learner.episodes, 0, k * method.learner.episodes, "judge/fit")
+            chain.fit(optimizer, batch, chain.trace(batch)[1], method.critic_passes)
+    trajectory = rollout(game, None, episodes, 0, purpose="judge")
+    credit = assign_uncounted(chain, trajectory)
+    if credit.dim() == 4:
+        credit = credit.gather(-1, trajectory.action[..., None])[..., 0]
+    truth = oracle(game, None, trajectory, "O8").values
+    return JudgedWalks(trajectory, credit, truth, judge(game, chain, trajectory))
