@@ -67,10 +67,11 @@ class Canvas:
         """Words at (x, y). Anchor: l, m, r (left, middle, right) then a, m, s (top, middle, baseline)."""
         self._pen.text((x * _SHARP, y * _SHARP), str(words), color, _font(size), anchor)
 
-    def header(self, title: str, step: int, horizon: int, reward: float, note: str = "") -> None:
-        """The line that every picture opens with: the game, the step, the return so far and a note."""
+    def header(self, title: str, step: int, horizon: int, reward: float | None = None, note: str = "") -> None:
+        """The line that every picture opens with: the game, the step, the return if the state tells it, and a note."""
         self.text(12, 10, title, size=16)
-        self.text(self.width - 12, 10, f"step {step}/{horizon}   return {reward:.3f}", size=14, color=TEAM, anchor="ra")
+        earned = "" if reward is None else f"   return {reward:.3f}"
+        self.text(self.width - 12, 10, f"step {step}/{horizon}{earned}", size=14, color=TEAM, anchor="ra")
         if note:
             self.text(12, 31, note, size=11, color=QUIET)
 

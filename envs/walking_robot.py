@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.base import Env, Episode, Step, choice, flatten, real, refuse_knob, whole
@@ -62,7 +63,10 @@ class RobotState(NamedTuple):
 
 @dataclass(frozen=True)
 class WalkingRobot(Env[RobotState]):
-    """See the module's text for rules, knobs and truth."""
+    """N joints walk T steps; one wrong action at a decisive moment lights a fuse, and the fall comes D steps later.
+
+    Knobs, rules and the known truth stand in the module's text.
+    """
 
     n_agents: int = 6
     horizon: int = 100
@@ -124,6 +128,16 @@ class WalkingRobot(Env[RobotState]):
     @property
     def default_action(self) -> int:
         return HOLD
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which numbers every feature lies; the wobble w' = .8 w + swings/N + .3 eps stays in -.75 .. 5.75."""
+        return min(0.0, -0.75 * self.wobble), max(1.0, 5.75 * self.wobble)
+
+    @property
+    def exogenous(self) -> tuple[str, ...]:
+        """Fields of the state that no action moves."""
+        return ("t", "danger", "decoy", "cue")
 
     @property
     def _cue_slots(self) -> int:
@@ -272,14 +286,8 @@ class WalkingRobot(Env[RobotState]):
         With q = A^-m the chance that a moment passes, P(no error by step s) = sum_j hyper(j; W, M, s+1) q^j; step t
         is paid when no error happened by t - D. At D = 0 the paid swings exclude the joints that had to be safe at t.
         """
-        T, W, M, m, A, N = (
-            self.horizon,
-            self.window,
-            self.n_decisive,
-            self.joints_per_moment,
-            self.n_actions,
-            self.n_agents,
-        )
+        T, W, N, A = self.horizon, self.window, self.n_agents, self.n_actions
+        M, m = self.n_decisive, self.joints_per_moment
         q = float(A) ** -m
 
         def passes(steps: int, window: int, moments: int) -> float:
@@ -337,7 +345,8 @@ class WalkingRobot(Env[RobotState]):
         first = at.amin(0)
         second = torch.where(at > first, at, never).amin(0)
         alone = errors.sum(-1).gather(0, first.clamp(max=T - 1)[None])[0] == 1
-        without = torch.where(errors & (alone & (steps == first))[:, :, None], second[None, :, None], first[None, :, None])
+        lone = errors & (alone & (steps == first))[:, :, None]
+        without = torch.where(lone, second[None, :, None], first[None, :, None])
         errs_anyway = scheduled & (baseline != safe)
         changed = torch.where(errs_anyway, torch.minimum(without, steps[:, :, None]), without)
 
@@ -405,6 +414,51 @@ class WalkingRobot(Env[RobotState]):
             f"fuse    {damage} (hidden unless observe_damage says otherwise)"
         )
 
-    def draw(self, state: RobotState) -> Any:
-        """Row 0 as a picture: the body and its joints with their cues, danger ringed, and the hidden fuse."""
-        raise AssertionError
+    def draw(self, state: RobotState) -> NDArray[np.uint8]:
+        """Row 0 as a picture: the joints with their cues, what each cue means, and the walk with its hidden fuse."""
+        from envs.drawing import ALERT, BAD, CALM, FAINT, HEADER, INK, ODD, QUIET, Canvas
+
+        t, fuse, alive = int(state.t[0]), int(state.fuse[0]), bool(state.alive[0])
+        decisive = self._marks(state.danger[:1], state.t[:1])[0].tolist()
+        decoy = self._marks(state.decoy[:1], state.t[:1])[0].tolist()
+        body = CALM if alive else FAINT
+        fills = [ALERT if real else ODD if false else body for real, false in zip(decisive, decoy, strict=True)]
+        cues = self._visible_cue(state)[0].tolist()
+        canvas = Canvas(560, 250)
+        note = "walking" if alive else "fallen"
+        canvas.header("walking_robot", min(t, self.horizon), self.horizon, note=f"{self.n_agents} joints, {note}")
+        canvas.text(12, HEADER + 10, "what each joint sees (cue)", 12, QUIET)
+        below = canvas.agents(HEADER + 30, fills, ["!" if c == self.n_cues else c for c in cues])
+        legend = ((CALM, "any other cue"), (ALERT, "decisive: choose the safe action"), (ODD, "decoy"))
+        for k, (colour, words) in enumerate(legend if self.decoys else legend[:2]):
+            canvas.disc(20 + 200 * k, below + 16, 6, colour)
+            canvas.text(32 + 200 * k, below + 16, words, 12, QUIET, "lm")
+        self._draw_walk(canvas, state, below + 62, (INK, QUIET, FAINT, ALERT, BAD))
+        canvas.text(12, canvas.height - 26, self._fuse_words(fuse, alive), 12, BAD if fuse >= 0 else QUIET)
+        return canvas.array()
+
+    def _draw_walk(self, canvas: Any, state: RobotState, y: float, inks: tuple[str, ...]) -> None:
+        """The walk as a bar from step 0 to T: the window, the decisive moments, where we are, where the fall is due."""
+        ink, quiet, faint, alert, bad = inks
+        t, fuse = int(state.t[0]), int(state.fuse[0])
+        left, width = 12.0, canvas.width - 24.0
+
+        def at(step: int) -> float:
+            return left + width * min(step, self.horizon) / self.horizon
+
+        canvas.rectangle(left, y, width, 14, fill=faint)
+        canvas.rectangle(left, y, at(t) - left, 14, fill=quiet)
+        canvas.text(left, y + 20, "0", 11, quiet)
+        canvas.text(at(self.window), y + 20, f"window ends at {self.window}", 11, quiet)
+        canvas.text(left + width, y + 20, f"T = {self.horizon}", 11, quiet, "ra")
+        canvas.line([(at(self.window), y), (at(self.window), y + 18)], quiet)
+        for step in {unit // self.n_agents for unit in state.danger[0].tolist()}:
+            canvas.line([(at(step), y - 6), (at(step), y + 14)], alert, 3)
+        canvas.line([(at(t), y - 10), (at(t), y + 18)], ink, 3)
+        if fuse >= 0 and bool(state.alive[0]):
+            canvas.line([(at(t + fuse), y - 10), (at(t + fuse), y + 18)], bad, 3)
+
+    def _fuse_words(self, fuse: int, alive: bool) -> str:
+        if fuse < 0:
+            return "no error so far (orange marks: decisive moments, hidden from everyone)"
+        return f"the fuse is lit: falls in {fuse} steps (red mark)" if alive else "fallen; what follows is not paid"

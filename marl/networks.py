@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from envs.noise import uniform
 
+CACHE_ROWS = 1 << 15  # (network, row) pairs whose hidden units fit the cache of one core
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
 
 
@@ -49,17 +51,55 @@ class Population(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, C, in, R] -> [S, C, out, R]; a network that is alone in its seed serves any number of groups C."""
-        squash = ACTIVATIONS[self.activation]
         shape = x.shape[:2]
         groups = shape[1] // self.copies
+        layers = [p.repeat_interleave(groups, 0) if groups > 1 else p for p in (*self.weights, *self.biases)]
         x = x.flatten(0, 1)
-        last = len(self.weights) - 1
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if groups > 1:
-                weight, bias = weight.repeat_interleave(groups, 0), bias.repeat_interleave(groups, 0)
-            x = torch.baddbmm(bias, weight, x)
-            x = squash(x) if layer < last else x
-        return x.unflatten(0, shape)
+        piece = max(1, CACHE_ROWS // x.shape[0])
+        if x.shape[-1] <= piece or not torch.is_grad_enabled():
+            return _mlp(x, layers, self.activation).unflatten(0, shape)
+        return _InPieces.apply(piece, self.activation, x, *layers).unflatten(0, shape)
+
+
+def _mlp(x: Tensor, layers: Sequence[Tensor], activation: str) -> Tensor:
+    """y = W_L squash(... W_1 x + b_1 ...) + b_L; layers: all W [P, out, in], then all b [P, out, 1]."""
+    depth = len(layers) // 2
+    for k, (weight, bias) in enumerate(zip(layers[:depth], layers[depth:], strict=True)):
+        x = torch.baddbmm(bias, weight, x)
+        if k < depth - 1:
+            x = ACTIVATIONS[activation](x)
+    return x
+
+
+class _InPieces(torch.autograd.Function):
+    """The same network, its rows taken a cache-sized piece at a time, hidden units recomputed in the backward pass.
+
+    Writing all hidden units of a population to memory and reading them back costs more than computing them twice:
+    on one core 240 networks of 32 units and 3,200 rows take 85 to 105 ms instead of 240.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, piece: int, activation: str, x: Tensor, *layers: Tensor) -> Tensor:
+        """Keep the inputs only."""
+        ctx.piece, ctx.activation = piece, activation
+        ctx.save_for_backward(x, *layers)
+        return torch.cat([_mlp(rows, layers, activation) for rows in x.split(piece, -1)], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The chain rule piece by piece."""
+        x, *layers = ctx.saved_tensors
+        wants_x, totals, grads_x = ctx.needs_input_grad[2], [torch.zeros_like(p) for p in layers], []
+        for rows, g in zip(x.split(ctx.piece, -1), grad.split(ctx.piece, -1), strict=True):
+            with torch.enable_grad():
+                rows = rows.detach().requires_grad_(wants_x)
+                copies = [p.detach().requires_grad_() for p in layers]
+                out = _mlp(rows, copies, ctx.activation)
+            found = torch.autograd.grad(out, [*copies, rows] if wants_x else copies, g)
+            for total, part in zip(totals, found, strict=False):
+                total.add_(part)
+            grads_x.append(found[-1])
+        return None, None, torch.cat(grads_x, -1) if wants_x else None, *totals
 
 
 def per_agent(x: Tensor, n_seeds: int) -> Tensor:

@@ -83,7 +83,16 @@ def credit_columns(
 def cell_id(config: Mapping[str, Any]) -> str:
     """16 hexadecimal digits of BLAKE2b over the canonical JSON of the configuration, provenance and format left out."""
     bare = {key: value for key, value in config.items() if key not in ("format", "provenance")}
-    return hashlib.blake2b(_canonical(bare).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(canonical(bare).encode(), digest_size=8).hexdigest()
+
+
+def canonical(value: object) -> str:
+    """One text for equal JSON values; the column `knobs` holds it. Raises ResultsError for anything but JSON values."""
+    try:  # through JSON once first: afterwards every key is a string and sorts as one
+        plain = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"a configuration must hold plain JSON values only: {error}") from error
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
 def provenance() -> dict[str, str | None]:
@@ -206,7 +215,7 @@ _IDENTITY = ("question", "game", "knobs", "method", "family", "rank", "privilege
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     method = config["method"]
-    names = (config["question"], config["game"], _canonical(config["knobs"]), method["name"])
+    names = (config["question"], config["game"], canonical(config["knobs"]), method["name"])
     values = (*names, method["family"], method["rank"], method["privileged"])
     return {"cell": cell_id(config)} | dict(zip(_IDENTITY, values, strict=True))
 
@@ -324,15 +333,6 @@ def _sweep_up(temporary: Path) -> None:
             temporary.unlink()
     except OSError:
         return  # somebody else removed or renamed it first, or it is not ours to remove: harmless either way
-
-
-def _canonical(value: object) -> str:
-    """One text for equal JSON values. Through JSON once first: afterwards every key is a string and sorts as one."""
-    try:
-        plain = json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ResultsError(f"a configuration must hold plain JSON values only: {error}") from error
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
 @lru_cache(maxsize=1)
