@@ -243,7 +243,8 @@ def final_table(folder: Path, cells: set[str]) -> str:
     columns = rows.groupby(varying, sort=True) if varying else [((), rows)]
     heads = [", ".join(f"{k}={v}" for k, v in zip(varying, key, strict=True)) for key, _ in columns] or [metric]
     width = max(12, *(len(h) + 2 for h in heads))
-    lines = ["", f"{metric.replace('_', ' ')}, interquartile mean over seeds", f"{'':26s}" + "".join(f"{h:>{width}s}" for h in heads)]
+    title = f"{metric.replace('_', ' ')}, interquartile mean over seeds"
+    lines = ["", title, f"{'':26s}" + "".join(f"{h:>{width}s}" for h in heads)]
     for method in order:
         values = [marl.statistics.iqm(part[part["method"] == method]["value"]) for _, part in columns]
         lines.append(f"{method:26s}" + "".join(f"{float(v):>{width}.2f}" for v in values))

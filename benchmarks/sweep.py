@@ -92,9 +92,7 @@ def run_cell(cell: Cell, folder: Path) -> Path:
         wanted = torch.from_numpy(failed(walks.trajectory, walks.truth)).nonzero()[:SHOWN_WALKS, 0]
         t = walks.trajectory
         if len(wanted):
-            credit = credit_columns(
-                0, wanted, walks.credit[:, wanted], walks.truth[:, wanted], t.alive[:, wanted]
-            )
+            credit = credit_columns(0, wanted, walks.credit[:, wanted], walks.truth[:, wanted], t.alive[:, wanted])
     return write_cell(folder, cell.config, rows, credit)
 
 
@@ -107,7 +105,8 @@ def seconds_per_update(cell: Cell, updates: int = 2) -> float:
     """A short calibration: the time of one update of this cell on this machine."""
     torch.set_num_threads(cell.threads)
     E = cell.experiment
-    short = replace(E, steps=E.game.horizon * E.method.learner.episodes * updates, points=1, episodes=1, final_episodes=1)
+    steps = E.game.horizon * E.method.learner.episodes * updates
+    short = replace(E, steps=steps, points=1, episodes=1, final_episodes=1)
     best = float("inf")
     for _ in range(2):
         start = time.perf_counter()

@@ -49,7 +49,7 @@ class Games:
                 self._put_away(old)
             for game in games:
                 self._stand(position, game)
-        del self._spares[len(seeds) :]
+        self._parallel = max(self._parallel, len(seeds))
         return frames
 
     def play(self, positions: Sequence[Position], actions: Array, last: Sequence[bool]) -> list[Frame]:
@@ -137,14 +137,18 @@ class Games:
         return self._spares.pop() if self._spares else self.make()
 
     def _put_away(self, game: Game) -> None:
-        if self.reuse and len(self._spares) < self.max_games:
+        """Keep a game for later: as many as begin together, or as may be lived again where games cannot be copied."""
+        enough = self._parallel if self.mode == "copy" else self.max_games
+        if self.reuse and len(self._spares) < enough:
             self._spares.append(game)
 
     def _forget(self) -> None:
         self._live: OrderedDict[Position, list[Game]] = OrderedDict()
         self._saved: OrderedDict[Position, Snapshot] = OrderedDict()
         self._spares: list[Game] = []
-        self._bytes = self._standing = 0
+        self._bytes: int = 0  # of snapshots
+        self._standing: int = 0  # live games
+        self._parallel: int = 0  # the most games that began together
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the games: a copy in another process rebuilds what it needs."""

@@ -19,15 +19,13 @@ class Value(nn.Module):
     `critic_view` and has N outputs.
     """
 
-    def __init__(
-        self, game: Env[Any], seeds: tuple[int, ...], central: bool, hidden: tuple[int, ...] = (32,), name: str = "value"
-    ) -> None:
+    def __init__(self, game: Env[Any], seeds: tuple[int, ...], central: bool, hidden: tuple[int, ...] = (32,)) -> None:
         super().__init__()
         self.game, self.n_seeds, self.central = game, len(seeds), central
         if central:
-            self.net = Population(name, seeds, 1, (game.critic_size, *hidden, game.n_agents))
+            self.net = Population("value", seeds, 1, (game.critic_size, *hidden, game.n_agents))
         else:
-            self.net = Population(name, seeds, game.n_agents, (game.obs_size, *hidden, 1))
+            self.net = Population("value", seeds, game.n_agents, (game.obs_size, *hidden, 1))
 
     def forward(self, trajectory: Trajectory) -> Tensor:
         """[T,B,N] values of the states in which each step began."""

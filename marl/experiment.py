@@ -238,9 +238,7 @@ class JudgedWalks:
     scores: dict[str, Any]  # name -> [1]
 
 
-def judge_walks(
-    game: Env[Any], method: Method, episodes: int = 64, batches: int = 100
-) -> JudgedWalks | None:
+def judge_walks(game: Env[Any], method: Method, episodes: int = 64, batches: int = 100) -> JudgedWalks | None:
     """Credit is a function of the policy, so that methods are compared on one: uniformly random play.
 
     What a method learns is first fitted on `batches` batches of that policy's episodes; then all methods judge the

@@ -24,8 +24,8 @@ class Population(nn.Module):
 
     x [S, C, in, R] -> [S, C, out, R]. Features come before rows: y = W x + b with W [S * C, out, in]. A batched
     matmul with the rows last is about three times as fast on a CPU when a head has only a few outputs, and softmax
-    over few actions is contiguous in the rows. First weights and biases are uniform in +-sqrt(6/fan_in) (He et al. 2015), those of
-    the last layer in +-last_gain/sqrt(fan_in) (small for a policy, so that it starts near uniform).
+    over few actions is contiguous in the rows. First weights and biases are uniform in +-sqrt(6/fan_in) (He et al.
+    2015), those of the last layer in +-last_gain/sqrt(fan_in) (small for a policy, so that it starts near uniform).
     """
 
     def __init__(

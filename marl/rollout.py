@@ -161,9 +161,7 @@ class Simulator:
         with torch.inference_mode():
             for some in cells.split(max(1, CACHE_ROWS // (N * K))):
                 joint = swapped(action[some], choice[some]).flatten(0, 1)
-                step = self.game.step(
-                    repeat(take(state, some), N * K), joint, noise[some].repeat_interleave(N * K, 0)
-                )
+                step = self.game.step(repeat(take(state, some), N * K), joint, noise[some].repeat_interleave(N * K, 0))
                 out[some] = step.reward.reshape(-1, N * K)
         return out.reshape(T, B, N, K)
 

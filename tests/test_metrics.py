@@ -101,7 +101,7 @@ def test_permuting_agents_steps_or_episodes_and_scaling_change_nothing(data: tup
 
 
 def test_split_separates_who_when_and_which(data: tuple[np.ndarray, ...]) -> None:
-    """A credit made of one part of the truth follows that part exactly and has no other: the scoreboard tells them apart."""
+    """A credit made of one part of the truth follows that part exactly and has no other part."""
     _, truth, _ = data
     alive = np.ones((T, B), dtype=bool)
     truth = np.random.default_rng(2).normal(size=truth.shape)

@@ -35,7 +35,7 @@ def test_interval_equals_scipys_bootstrap() -> None:
 
 
 def test_interval_covers_the_truth_as_often_as_it_claims() -> None:
-    """A 90% interval of 30 runs holds the true mean in about 90 of 100 experiments (a 50% one does not: the control)."""
+    """A 90% interval of 30 runs holds the true mean in about 90 of 100 experiments; a 50% one in half (the control)."""
     draws = np.random.default_rng(2).normal(size=(30, 400))
     for confidence, low, high in ((0.9, 0.85, 0.94), (0.5, 0.42, 0.57)):
         band = statistics.bands(draws, np.mean, confidence, resamples=500)

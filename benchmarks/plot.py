@@ -1,0 +1,107 @@
+"""Redraw every figure that applies from stored results alone: `python -m benchmarks.plot RESULTS [--figures DIR]`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import tyro
+
+from benchmarks import figures
+from benchmarks.figures import Data, style
+from marl.results import FIGURES, ResultsError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Redraw every figure that applies from stored results alone."""
+
+    results: tyro.conf.Positional[Path]
+    """folder of cells, for example results/compare"""
+    figures: Path | None = None
+    """folder for the figures (default: RESULTS/figures)"""
+
+
+def available() -> dict[str, tuple[Callable[[Data], str], Callable[[Data], Figure]]]:
+    """{file name: (needs, draw)} of every figure in `benchmarks/figures/`."""
+    names = sorted(module.name for module in pkgutil.iter_modules(figures.__path__) if module.name != "style")
+    modules = [importlib.import_module(f"{figures.__name__}.{name}") for name in names]
+    return {stem: (module.needs, draw) for module in modules for stem, draw in module.FIGURES.items()}
+
+
+def redraw(
+    results: str | Path,
+    folder: str | Path | None = None,
+    cells: Collection[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Path]:
+    """Draw into `folder` (None: `results`/figures) and return the paths written, PNG and PDF of each figure.
+
+    Args:
+        cells: ids to draw; None: the latest protocol in the folder.
+        say: is told, a line each, which figures were not drawn and why.
+    Raises:
+        ResultsError: the results cannot be read or the figures not written.
+    """
+    target = Path(results) / FIGURES if folder is None else Path(folder)
+    data = figures.load(results, cells)
+    if data.left_out and cells is None:
+        say(f"{data.left_out} cells of other runs in {results} are not drawn")
+    paths: list[Path] = []
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for stem, (needs, draw) in available().items():
+            missing = needs(data)
+            if missing:
+                say(f"{stem} is not drawn: it {missing}")
+            else:
+                paths += style.save(draw(data), target / stem)
+    except OSError as error:
+        raise ResultsError(f"cannot write figures to {target}: {error.strerror or error}") from error
+    return paths
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood."""
+
+
+def parse(kind: type[T], arguments: Sequence[str] | None, program: str) -> T:
+    """An instance of the dataclass `kind` from the command line; UsageError, one line, where tyro would print a box."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=arguments, prog=program)
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # --help
+        words = re.sub(r"[\u2500-\u257f]+|\x1b\[[0-9;]*m", " ", said.getvalue()).split("For full helptext")[0].split()
+        raise UsageError(f"{' '.join(words)} (see {program} --help)") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    try:
+        chosen = parse(Arguments, arguments, "python -m benchmarks.plot")
+        for path in redraw(chosen.results, chosen.figures, say=print):
+            print(path)
+    except (ResultsError, UsageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
