@@ -31,6 +31,10 @@ class Games:
     is bounded by `max_games` live games and `max_bytes` of snapshots; what is dropped is rebuilt when needed.
     """
 
+    _bytes: int  # of snapshots
+    _standing: int  # live games
+    _parallel: int  # the most games that began together
+
     def __init__(self, make: Maker, face: Face, verdict: Verdict, max_games: int) -> None:
         self.make, self.face = make, face
         self.mode, self.why, self.reuse = verdict
@@ -146,9 +150,7 @@ class Games:
         self._live: OrderedDict[Position, list[Game]] = OrderedDict()
         self._saved: OrderedDict[Position, Snapshot] = OrderedDict()
         self._spares: list[Game] = []
-        self._bytes: int = 0  # of snapshots
-        self._standing: int = 0  # live games
-        self._parallel: int = 0  # the most games that began together
+        self._bytes = self._standing = self._parallel = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the games: a copy in another process rebuilds what it needs."""
