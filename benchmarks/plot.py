@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     try:
         chosen = parse(Arguments, arguments, "python -m benchmarks.plot")
-        for path in redraw(chosen.results, chosen.figures, say=print):
+        for path in redraw(chosen.results, chosen.figures, say=lambda line: print(line, file=sys.stderr)):
             print(path)
     except (ResultsError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
