@@ -59,7 +59,7 @@ def redraw(
     target = Path(results) / FIGURES if folder is None else Path(folder)
     data = figures.load(results, cells)
     if data.left_out and cells is None:
-        say(f"{data.left_out} cells of other runs in {results} are not drawn")
+        say(f"{data.left_out} cell{'s' * (data.left_out > 1)} of other runs in {results} not drawn")
     paths: list[Path] = []
     try:
         target.mkdir(parents=True, exist_ok=True)
