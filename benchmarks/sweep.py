@@ -21,6 +21,7 @@ from envs.base import Env
 from marl.experiment import Experiment, failed, judge_walks, run
 from marl.results import cell_id, credit_columns, done, write_cell
 
+FIXED = 4.0  # seconds a cell takes beside its updates, about
 SHOWN_WALKS = 3  # failed episodes whose credit maps are stored
 
 
@@ -126,8 +127,8 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
         high = low if _size(large) == _size(small) else seconds_per_update(large)
         for c in mine:
             part = (_size(c) - _size(small)) / max(1, _size(large) - _size(small))
-            # Measuring plays one batch for each point and ten at the end, which is the 1.4 on a short run.
-            out[cell_id(c.config)] = 1.4 * c.experiment.updates * (low + part * (high - low))
+            # A cell also measures, judges and starts up, which two updates do not show.
+            out[cell_id(c.config)] = FIXED + c.experiment.updates * (low + part * (high - low))
     return out
 
 

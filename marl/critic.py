@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from envs.base import Env, HasTimeLimit, flatten
-from marl.networks import Population, from_per_agent, from_per_seed, per_agent, per_seed
+from marl.networks import (
+    CACHE_ROWS,
+    Population,
+    from_per_agent,
+    from_per_seed,
+    in_pieces,
+    multilayer,
+    per_agent,
+    per_seed,
+)
 from marl.types import Trajectory
 
 
@@ -102,11 +112,19 @@ class ActionValue(nn.Module):
         """[T,B,N,A]."""
         game, S = self.game, self.n_seeds
         T, B, N = trajectory.action.shape
-        A = game.n_actions
         view = game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
-        taken = nn.functional.one_hot(trajectory.action, A).to(view.dtype)
-        joint = self.first(per_seed(torch.cat((view, taken.flatten(2)), -1), S))  # [S,1,H,R]
-        table = self.first.weights[0][:, :, game.critic_size :].unflatten(2, (N, A)).transpose(1, 2)  # [S,N,H,A]
-        own = table @ per_agent(taken, S)  # [S,N,H,R]
-        who = self.agent.weights[0].transpose(1, 2)[..., None]  # [S,N,H,1]
-        return from_per_agent(self.rest(torch.relu(joint - own + who)), (T,), B)
+        taken = nn.functional.one_hot(trajectory.action, game.n_actions).to(view.dtype)
+        rows = (per_seed(torch.cat((view, taken.flatten(2)), -1), S)[:, 0], per_agent(taken, S))
+        who = self.agent(torch.eye(N, dtype=view.dtype, device=view.device).expand(S, 1, N, N))[:, 0]
+        rest = [p.repeat_interleave(N, 0) for p in (*self.rest.weights, *self.rest.biases)]
+        parameters = (self.first.weights[0], self.first.biases[0], who.transpose(1, 2)[..., None], *rest)
+        return from_per_agent(in_pieces(self._answers, rows, parameters, CACHE_ROWS // (S * N)), (T,), B)
+
+    def _answers(self, rows: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+        """rows: (view and joint action [S,F,R], own action [S,N,A,R]); returns [S,N,A,R]."""
+        (x, taken), (weight, bias, who, *rest) = rows, parameters
+        S, N, A, _ = taken.shape
+        joint = torch.baddbmm(bias, weight, x)  # [S,H,R]
+        table = weight[:, :, self.game.critic_size :].unflatten(2, (N, A)).transpose(1, 2)  # [S,N,H,A]
+        hidden = torch.relu(joint[:, None] - table @ taken + who)
+        return multilayer((hidden.flatten(0, 1),), rest, "relu").unflatten(0, (S, N))
