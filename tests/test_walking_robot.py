@@ -267,7 +267,7 @@ def take_last(episode: Recording) -> Any:
 
 @pytest.mark.parametrize("moments", MOMENTS, ids=str)
 def test_the_script_earns_what_is_reachable(moments: Any) -> None:
-    """Obeying every danger cue and swinging otherwise earns `optimal_return`, `reachable_return` with decoys, always."""
+    """Obeying danger cues, swinging otherwise, always earns `optimal_return` (with decoys `reachable_return`)."""
     game = walk(moments, temptation=0.3)
     noise = brute.noise_of(game, 20)
     state, total = game.reset(noise[0]), torch.zeros(20, dtype=torch.float64)
@@ -333,7 +333,7 @@ def test_cues_warn_exactly_where_they_should() -> None:
     """Danger shows at scheduled units and decoys, nowhere else; the schedule has M steps of m joints in the window."""
     game = walk((3, 2, 4, (5, 0)))
     _, episode = walked(game, 50)
-    N, T = game.n_agents, game.horizon
+    N = game.n_agents
     warned = episode.state.cue == torch.tensor(game.danger_cue)
     for b in range(50):
         real, false = episode.state.danger[0, b].tolist(), episode.state.decoy[0, b].tolist()
@@ -343,7 +343,7 @@ def test_cues_warn_exactly_where_they_should() -> None:
         shown = {t * N + i for t, i in warned[:, b].nonzero().tolist()}
         assert shown == set(real + false)
     others = torch.stack([(episode.state.cue == c).float().mean() for c in range(3)])
-    assert bool((others > 0.2).all()) and T == len(warned)  # all cues occur
+    assert bool((others > 0.2).all())  # all cues occur
 
 
 def test_actions_never_move_the_cues() -> None:

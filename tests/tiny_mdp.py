@@ -101,9 +101,10 @@ class TinyMdp(Env[TinyState]):
 
 @dataclass(frozen=True)
 class MaskedTiny(TinyMdp):
-    """Some actions are forbidden at some places; a live agent that takes one is an error. Action 0 is always legal."""
+    """Some actions are forbidden at some places (never action 0); `strict`: a live agent that takes one is an error."""
 
     n_actions: int = 3
+    strict: bool = False
     default_action: ClassVar[int] = 0
 
     @cached_property
@@ -119,7 +120,7 @@ class MaskedTiny(TinyMdp):
 
     def step(self, state: TinyState, action: Tensor, noise: Tensor) -> Step[TinyState]:
         legal = self.action_mask(state).gather(-1, action[..., None])[..., 0].all(-1)
-        if not bool((legal | state.over).all()):
+        if self.strict and not bool((legal | state.over).all()):
             raise ValueError("a live agent took a forbidden action")
         return super().step(state, action, noise)
 
