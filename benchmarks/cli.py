@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -187,8 +188,10 @@ def _run(todo: list[Cell], folder: Path, workers: int) -> None:
     total = sum(seconds.values())
     print(f"  estimate: {clock(max(total / workers, max(seconds.values())))} with {workers} cells side by side\n")
     progress = Progress(total, len(todo))
-    run_cells(todo, folder, workers, lambda cell: progress.finished(seconds[cell_id(cell.config)], cell.name))
-    progress.close()
+    try:
+        run_cells(todo, folder, workers, lambda cell: progress.finished(seconds[cell_id(cell.config)], cell.name))
+    finally:
+        progress.close()
 
 
 def clock(seconds: float) -> str:
@@ -199,37 +202,39 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """A bar with the time left on a terminal; off one, a plain line at most every 10 s."""
+    """A bar with the time left on a terminal; off one, a plain line every 10 s."""
 
     def __init__(self, total: float, cells: int) -> None:
-        self.total, self.cells, self.work, self.count = total, cells, 0.0, 0
-        self.started = self.spoke = time.monotonic()
+        self.total, self.cells, self.work, self.count, self.name = total, cells, 0.0, 0, ""
+        self.started = time.monotonic()
         self.live = sys.stdout.isatty()
-        self.say("")
+        self.stopped = threading.Event()
+        self.clock = threading.Thread(target=self._tick, daemon=True)
+        self.clock.start()
 
     def finished(self, work: float, name: str) -> None:
         """One more cell is on disk; `work` is what it was estimated at."""
-        self.work, self.count = self.work + work, self.count + 1
-        self.say(name)
+        self.work, self.count, self.name = self.work + work, self.count + 1, name
 
-    def say(self, name: str) -> None:
+    def _tick(self) -> None:
+        while not self.stopped.wait(1 if self.live else 10):
+            self.say()
+
+    def say(self) -> None:
         """Show where we are."""
-        now = time.monotonic()
-        last = self.count == self.cells
-        if not self.live and not last and self.count and now - self.spoke < 10:
-            return
-        self.spoke = now
-        spent, part = now - self.started, min(1.0, self.work / self.total)
-        left = clock(spent / part * (1 - part)) if part else "?"
-        text = f"{self.count}/{self.cells} cells, {clock(spent)} gone, about {left} left  {name}"
+        spent, part = time.monotonic() - self.started, min(1.0, self.work / self.total)
+        left = f"about {clock(spent / part * (1 - part))} left" if part else "no cell finished yet"
+        text = f"{self.count}/{self.cells} cells, {clock(spent)} gone, {left}  {self.name}"
         if self.live:
-            bar = "#" * round(24 * part)
-            print(f"\r[{bar:24s}] {text[:90]:90s}", end="", flush=True)
+            print(f"\r[{'#' * round(24 * part):24s}] {text[:90]:90s}", end="", flush=True)
         else:
             print(text, flush=True)
 
     def close(self) -> None:
-        """End the line."""
+        """Say the last word and stop the clock."""
+        self.stopped.set()
+        self.clock.join()
+        self.say()
         print()
 
 

@@ -6,10 +6,12 @@ killed is finished by running the same command again.
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +149,25 @@ def run_cells(cells: Sequence[Cell], folder: Path, workers: int, each: Callable[
         each(cell)
 
 
+@lru_cache(maxsize=1)
+def _end_with(parent: int) -> None:
+    """In a worker: end when the process that started it is gone, however it was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _in_parallel(cells: Sequence[Cell], folder: Path, workers: int) -> Iterator[Cell]:
     from joblib import Parallel, delayed
 
+    parent = os.getpid()
+
     def one(cell: Cell) -> Cell:
+        _end_with(parent)
         run_cell(cell, folder)
         return cell
 

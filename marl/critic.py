@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from envs.base import Env, HasTimeLimit, flatten
 from marl.networks import (
+    ACTIVATIONS,
     CACHE_ROWS,
     Population,
+    Running,
     from_per_agent,
     from_per_seed,
     in_pieces,
@@ -22,36 +25,87 @@ from marl.networks import (
 from marl.types import Trajectory
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How whatever a chain learns is fitted: networks, optimiser, passes."""
+
+    lr: float = 0.01  # Adam step size
+    passes: int = 4  # over the batch after each update of the actor, the target held fixed
+    minibatches: int = 1  # a pass takes this many gradient steps
+    hidden: tuple[int, ...] = (32,)  # units of each hidden layer
+    activation: str = "relu"
+    max_grad_norm: float | None = None  # per seed; None: no clipping
+    anneal: bool = False  # step size falls linearly to 0 over training
+    clip: float | None = None  # value clipping: predictions move at most this far from the old ones; None: off
+    normalize_obs: bool = False  # running normalisation of what the critic reads
+    normalize_returns: bool = False  # the network predicts returns in units of their running mean and deviation
+
+
 class Value(nn.Module):
     """V for every agent's reward stream, S seeds at once.
 
     central=False: V_i(o_i), one network an agent (independent learners). central=True: one network a seed reads
-    `critic_view` and has N outputs.
+    `critic_view` and has N outputs. With return normalisation V = mean + std f, f the network (van Hasselt et al.
+    2016, without rescaling the last layer).
     """
 
-    def __init__(self, game: Env[Any], seeds: tuple[int, ...], central: bool, hidden: tuple[int, ...] = (32,)) -> None:
+    def __init__(self, game: Env[Any], seeds: tuple[int, ...], central: bool, how: Fit) -> None:
         super().__init__()
         self.game, self.n_seeds, self.central = game, len(seeds), central
-        if central:
-            self.net = Population("value", seeds, 1, (game.critic_size, *hidden, game.n_agents))
-        else:
-            self.net = Population("value", seeds, game.n_agents, (game.obs_size, *hidden, 1))
+        copies, inputs = (1, game.critic_size) if central else (game.n_agents, game.obs_size)
+        self.outputs = game.n_agents if central else 1
+        self.net = Population("value", seeds, copies, (inputs, *how.hidden, self.outputs), how.activation)
+        self.norm = Running(self.n_seeds, copies, inputs) if how.normalize_obs else None
+        self.scale = Running(self.n_seeds, copies, self.outputs) if how.normalize_returns else None
+
+    def raw(self, trajectory: Trajectory) -> Tensor:
+        """[T,B,N] what the network itself says of the states in which each step began."""
+        T, B, _ = trajectory.action.shape
+        return self._unfold(self._net(self._inputs(trajectory)), (T,), B)
 
     def forward(self, trajectory: Trajectory) -> Tensor:
-        """[T,B,N] values of the states in which each step began."""
+        """[T,B,N] values, in units of return."""
         T, B, _ = trajectory.action.shape
-        if self.central:
-            view = self.game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
-            return from_per_seed(self.net(per_seed(view, self.n_seeds)), (T,), B)
-        return from_per_agent(self.net(per_agent(trajectory.obs, self.n_seeds)), (T,), B)[..., 0]
+        return self._unfold(self._worth(self._inputs(trajectory)), (T,), B)
 
-    def final(self, state: object) -> Tensor:
+    def final(self, state: Any) -> Tensor:
         """[B,N] values of one batch of states."""
-        if self.central:
-            view = self.game.critic_view(state)
-            return from_per_seed(self.net(per_seed(view, self.n_seeds)), (), view.shape[0])
-        obs = self.game.observe(state)
-        return from_per_agent(self.net(per_agent(obs, self.n_seeds)), (), obs.shape[0])[..., 0]
+        x = self.game.critic_view(state) if self.central else self.game.observe(state)
+        folded = per_seed(x, self.n_seeds) if self.central else per_agent(x, self.n_seeds)
+        return self._unfold(self._worth(folded), (), x.shape[0])
+
+    def track(self, trajectory: Trajectory, returns: Tensor) -> Tensor:
+        """Take a batch into the running statistics and give back its returns in the network's units, [T,B,N]."""
+        T, B, N = trajectory.action.shape
+        alive = trajectory.alive[..., None].expand(T, B, N).to(returns.dtype)
+        weight = self._fold(alive)
+        if self.norm is not None:
+            self.norm.track(self._inputs(trajectory), weight[:, :, :1])
+        if self.scale is None:
+            return returns
+        folded = self._fold(returns)
+        self.scale.track(folded, weight[:, :, :1])
+        return self._unfold((folded - self.scale.mean) / self.scale.std, (T,), B)
+
+    def _inputs(self, trajectory: Trajectory) -> Tensor:
+        T, B, _ = trajectory.action.shape
+        if not self.central:
+            return per_agent(trajectory.obs, self.n_seeds)
+        return per_seed(self.game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B)), self.n_seeds)
+
+    def _net(self, x: Tensor) -> Tensor:
+        return self.net(x if self.norm is None else self.norm(x))
+
+    def _worth(self, x: Tensor) -> Tensor:
+        out = self._net(x)
+        return out if self.scale is None else self.scale.mean + self.scale.std * out
+
+    def _fold(self, y: Tensor) -> Tensor:
+        """[T,B,N] -> the layout of the network's outputs."""
+        return per_seed(y, self.n_seeds) if self.central else per_agent(y[..., None], self.n_seeds)
+
+    def _unfold(self, y: Tensor, lead: tuple[int, ...], B: int) -> Tensor:
+        return from_per_seed(y, lead, B) if self.central else from_per_agent(y, lead, B)[..., 0]
 
 
 def next_values(value: Value, trajectory: Trajectory, now: Tensor) -> Tensor:
@@ -65,8 +119,10 @@ def next_values(value: Value, trajectory: Trajectory, now: Tensor) -> Tensor:
     game = value.game
     if not isinstance(game, HasTimeLimit):
         return out
-    end = trajectory.done & trajectory.alive  # the step in which the episode closed; `final` keeps its last state
-    cut = end & game.truncated(trajectory.final)
+    last = trajectory.done.clone()
+    last[-1] = True
+    # The step in which an episode closed; `final` keeps the state that it closed in.
+    cut = last & trajectory.alive & game.truncated(trajectory.final)
     return torch.where(cut[..., None], value.final(trajectory.final), out)
 
 
@@ -84,12 +140,18 @@ def lambda_returns(reward: Tensor, after: Tensor, done: Tensor, gamma: float, la
     return out
 
 
-def squared_error(prediction: Tensor, target: Tensor, alive: Tensor, n_seeds: int) -> Tensor:
-    """[S] mean over live steps and agents of (prediction - target)^2; [T,B,N]."""
-    weight = alive[..., None].to(prediction.dtype)
-    square = ((prediction - target).square() * weight).unflatten(1, (n_seeds, -1)).sum((0, 2, 3))
-    count = weight.expand_as(prediction).unflatten(1, (n_seeds, -1)).sum((0, 2, 3))
-    return square / count.clamp(min=1)
+def error(prediction: Tensor, target: Tensor, old: Tensor, clip: float | None) -> Tensor:
+    """(prediction - target)^2, or with `clip` the larger of it and that of old + clamp(prediction - old, +-clip)."""
+    plain = (prediction - target).square()
+    if clip is None:
+        return plain
+    return torch.maximum(plain, (old + (prediction - old).clamp(-clip, clip) - target).square())
+
+
+def mean_over_live(x: Tensor, alive: Tensor, n_seeds: int) -> Tensor:
+    """[S] mean of x [T,B,N] over live steps and agents."""
+    weight = alive[..., None].to(x.dtype).expand_as(x).unflatten(1, (n_seeds, -1))
+    return (x.unflatten(1, (n_seeds, -1)) * weight).sum((0, 2, 3)) / weight.sum((0, 2, 3)).clamp(min=1)
 
 
 class ActionValue(nn.Module):
@@ -100,13 +162,13 @@ class ActionValue(nn.Module):
     h_i = relu(h - W_a[i, a_i] + b_i). The same function, N times cheaper.
     """
 
-    def __init__(self, game: Env[Any], seeds: tuple[int, ...], hidden: tuple[int, ...] = (32,)) -> None:
+    def __init__(self, game: Env[Any], seeds: tuple[int, ...], how: Fit) -> None:
         super().__init__()
-        self.game, self.n_seeds = game, len(seeds)
-        N, A, H = game.n_agents, game.n_actions, hidden[0]
+        self.game, self.n_seeds, self.activation = game, len(seeds), how.activation
+        N, A, H = game.n_agents, game.n_actions, how.hidden[0]
         self.first = Population("q/first", seeds, 1, (game.critic_size + N * A, H))
         self.agent = Population("q/agent", seeds, 1, (N, H))
-        self.rest = Population("q/rest", seeds, 1, (*hidden, A))
+        self.rest = Population("q/rest", seeds, 1, (*how.hidden, A))
 
     def forward(self, trajectory: Trajectory) -> Tensor:
         """[T,B,N,A]."""
@@ -126,5 +188,5 @@ class ActionValue(nn.Module):
         S, N, A, _ = taken.shape
         joint = torch.baddbmm(bias, weight, x)  # [S,H,R]
         table = weight[:, :, self.game.critic_size :].unflatten(2, (N, A)).transpose(1, 2)  # [S,N,H,A]
-        hidden = torch.relu(joint[:, None] - table @ taken + who)
-        return multilayer((hidden.flatten(0, 1),), rest, "relu").unflatten(0, (S, N))
+        hidden = ACTIVATIONS[self.activation](joint[:, None] - table @ taken + who)
+        return multilayer((hidden.flatten(0, 1),), rest, self.activation).unflatten(0, (S, N))

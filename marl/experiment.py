@@ -12,20 +12,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from envs.base import Env, HasUnitDifferences
 from marl import metrics
 from marl.credit.base import (
     Chain,
+    ChainError,
     Context,
     Operator,
+    Signal,
     check_chain,
     operator_class,
     operator_knobs,
 )
-from marl.learn.policy_gradient import Reinforce
+from marl.critic import Fit
+from marl.learn.policy_gradient import PolicyGradient, Ppo, Reinforce, adam, set_lr
 from marl.oracle import oracle
 from marl.policy import Actor
 from marl.results import Row
@@ -42,18 +44,17 @@ class Method:
 
     chain: tuple[Operator, ...]
     family: str  # baseline, spatial, temporal, joint or reference: its hue in every figure
-    learner: Reinforce = Reinforce()
-    critic_lr: float = 0.01  # Adam step size of whatever the chain learns
-    critic_passes: int = 4  # full-batch gradient steps on it after each update of the actor
-    critic_hidden: tuple[int, ...] = (32,)
+    learner: PolicyGradient = Reinforce()
+    fit: Fit = Fit()  # how whatever the chain learns is fitted
 
     def __post_init__(self) -> None:
-        """Raise ChainError if the operators do not fit."""
-        check_chain(self.chain)
+        """Raise ChainError if the operators do not fit, or end in a kind that the learner cannot follow."""
+        if check_chain(self.chain) is Signal.ACTIONS and isinstance(self.learner, Ppo):
+            raise ChainError(f"Ppo follows ADVANTAGE, but {operator_class(self.chain[-1]).__name__} gives ACTIONS")
 
     def credit(self, game: Env[Any], seeds: Sequence[int] = (0,), policy: Policy | None = None) -> Chain:
         """The chain, built for a game: `method.credit(game).assign(trajectory)` is [T,B,N] (or [T,B,N,A])."""
-        return Chain(self.chain, Context(game, tuple(seeds), policy, hidden=self.critic_hidden))
+        return Chain(self.chain, Context(game, tuple(seeds), policy, fit=self.fit))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -76,8 +77,7 @@ class Method:
     def describe(self) -> dict[str, Any]:
         """Its full configuration as JSON values."""
         chain = [[operator_class(op).__name__, _plain(operator_knobs(op))] for op in self.chain]
-        critic = {"lr": self.critic_lr, "passes": self.critic_passes, "hidden": list(self.critic_hidden)}
-        return {"chain": chain, "needs": list(self.needs), "critic": critic}
+        return {"chain": chain, "needs": list(self.needs), "fit": asdict(self.fit)}
 
 
 def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
@@ -127,9 +127,10 @@ def run(experiment: Experiment) -> Iterator[Row]:
     """Train all seeds of an experiment at once; yield its measurements as they are made."""
     game, method, seeds = experiment.game, experiment.method, list(experiment.seeds)
     learner, started = method.learner, time.perf_counter()
-    actor = Actor(game, seeds, learner.hidden, learner.shared, learner.activation)
+    actor = Actor(game, seeds, learner.hidden, learner.shared, learner.activation, learner.normalize_obs)
     chain = method.credit(game, seeds, actor)
-    optimizer, critic_optimizer = learner.optimizer(actor), critic_adam(chain, method)
+    optimizer = adam(actor.parameters(), learner.lr)
+    critic_optimizer = adam(chain.parameters(), method.fit.lr) if chain.learns else None
     E, marks = learner.episodes, evaluation_marks(experiment)
 
     def rows(update: int, measured: dict[str, Tensor | np.ndarray]) -> Iterator[Row]:
@@ -143,17 +144,14 @@ def run(experiment: Experiment) -> Iterator[Row]:
             yield from rows(update, measure(experiment, actor, chain))
         trajectory = rollout(game, actor, E, seeds, first_episode=update * E)
         credit, incoming = chain.trace(trajectory)
-        learner.update(actor, optimizer, trajectory, credit)
+        set_lr(optimizer, learner.lr, learner.anneal, update / experiment.updates)
+        learner.update(actor, optimizer, trajectory, credit, update)
         if critic_optimizer is not None:
             # After the actor: no actor ever reads a critic that was fitted to the very actions it is judged by.
-            chain.fit(critic_optimizer, trajectory, incoming, method.critic_passes)
+            set_lr(critic_optimizer, method.fit.lr, method.fit.anneal, update / experiment.updates)
+            chain.fit(critic_optimizer, trajectory, incoming, update)
     yield from rows(experiment.updates, measure(experiment, actor, chain))
     yield from rows(experiment.updates, final_measure(experiment, actor))
-
-
-def critic_adam(chain: Chain, method: Method) -> torch.optim.Optimizer | None:
-    """An optimiser for what the chain learns; None where it learns nothing."""
-    return torch.optim.Adam(chain.parameters(), lr=method.critic_lr, fused=True) if chain.learns else None
 
 
 def evaluation_marks(experiment: Experiment) -> set[int]:
@@ -247,11 +245,11 @@ def judge_walks(game: Env[Any], method: Method, episodes: int = 64, batches: int
     if not has_truth(game, episodes):
         return None
     chain = method.credit(game)
-    optimizer = critic_adam(chain, method)
-    if optimizer is not None:
+    if chain.learns:
+        optimizer = adam(chain.parameters(), method.fit.lr)
         for k in range(batches):
             batch = rollout(game, None, method.learner.episodes, 0, k * method.learner.episodes, "judge/fit")
-            chain.fit(optimizer, batch, chain.trace(batch)[1], method.critic_passes)
+            chain.fit(optimizer, batch, chain.trace(batch)[1], k)
     trajectory = rollout(game, None, episodes, 0, purpose="judge")
     credit = assign_uncounted(chain, trajectory)
     if credit.dim() == 4:

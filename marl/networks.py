@@ -61,7 +61,7 @@ class Population(nn.Module):
 
 
 def multilayer(rows: Sequence[Tensor], layers: Sequence[Tensor], activation: str) -> Tensor:
-    """W_L squash(... W_1 x + b_1 ...) + b_L; rows (x [P, in, R],); layers: all W [P, out, in], then all b [P, out, 1]."""
+    """W_L squash(... W_1 x + b_1 ...) + b_L; rows: (x [P, in, R],); layers: all W [P, out, in], then all b."""
     (x,), depth = rows, len(layers) // 2
     for k, (weight, bias) in enumerate(zip(layers[:depth], layers[depth:], strict=True)):
         x = torch.baddbmm(bias, weight, x)
@@ -117,6 +117,47 @@ class _InPieces(torch.autograd.Function):
             for k, new in zip(asked, found[len(copies) :], strict=True):
                 grads_rows[k].append(new)
         return None, None, None, *(torch.cat(g, -1) if g else None for g in grads_rows), *totals
+
+
+class Running(nn.Module):
+    """Running mean and variance of each feature, per seed and copy: x -> (x - mean) / std, at most 10 either way.
+
+    Welford's update in batches (Chan, Golub & LeVeque 1983). Before the first batch it changes nothing.
+    """
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, n_seeds: int, copies: int, features: int) -> None:
+        super().__init__()
+        shape = (n_seeds, copies, features, 1)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("square", torch.zeros(shape))  # sum of squared distances from the mean
+        self.register_buffer("count", torch.zeros(n_seeds, 1, 1, 1))
+
+    @property
+    def std(self) -> Tensor:
+        """[S, C, F, 1]; 1 before the first batch, at least 1e-4 after it."""
+        spread = (self.square / self.count.clamp(min=1)).sqrt().clamp(min=1e-4)
+        return torch.where(self.count > 0, spread, torch.ones_like(spread))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[S, C, F, R] normalised."""
+        return ((x - self.mean) / self.std).clamp(-10, 10)
+
+    def track(self, x: Tensor, weight: Tensor) -> None:
+        """Take a batch in: x [S, C, F, R], weight [S, C, 1, R] (1 for rows that count, 0 for dead ones)."""
+        with torch.no_grad():
+            n = weight.sum(-1, keepdim=True)
+            mean = (x * weight).sum(-1, keepdim=True) / n.clamp(min=1)
+            square = ((x - mean).square() * weight).sum(-1, keepdim=True)
+            n = n[:, :1]
+            total = (self.count + n).clamp(min=1)
+            gap = mean - self.mean
+            self.square += square + gap.square() * self.count * n / total
+            self.mean += gap * n / total
+            self.count += n
 
 
 def per_agent(x: Tensor, n_seeds: int) -> Tensor:

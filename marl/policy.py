@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.base import Env
-from marl.networks import Population, from_per_agent, from_per_seed, per_agent, per_seed
+from marl.networks import Population, Running, from_per_agent, from_per_seed, per_agent, per_seed
 
 
 class Actor(nn.Module):
@@ -25,22 +25,32 @@ class Actor(nn.Module):
         hidden: Sequence[int] = (32,),
         shared: bool = False,
         activation: str = "relu",
+        normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.n_seeds, self.n_agents, self.shared = len(seeds), game.n_agents, shared
+        self.seeds, self.n_seeds = tuple(seeds), len(seeds)
+        self.n_agents, self.shared = game.n_agents, shared
         inputs = game.obs_size + (game.n_agents if shared else 0)
         sizes = (inputs, *hidden, game.n_actions)
         self.net = Population("actor", seeds, 1 if shared else game.n_agents, sizes, activation, last_gain=0.01)
+        copies = 1 if shared else game.n_agents
+        self.norm = Running(self.n_seeds, copies, game.obs_size) if normalize else None
 
     def folded_logits(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
         """[..., B, N, O] -> [S, C, A, R] in the network's own layout; minus infinity where illegal."""
+        x = self.fold(obs)
+        x = x if self.norm is None else self.norm(x)
         if self.shared:
-            N = self.n_agents
-            eye = torch.eye(N, dtype=obs.dtype, device=obs.device).expand(*obs.shape[:-1], N)
-            out: Tensor = self.net(per_seed(torch.cat((obs, eye), -1).flatten(-3, -2), self.n_seeds))
-        else:
-            out = self.net(per_agent(obs, self.n_seeds))
+            eye = torch.eye(self.n_agents, dtype=obs.dtype, device=obs.device)
+            x = torch.cat((x, self.fold(eye.expand(*obs.shape[:-1], -1))), 2)
+        out: Tensor = self.net(x)
         return out if mask is None else out.masked_fill(~self.fold(mask), -torch.inf)
+
+    def track(self, obs: Tensor, alive: Tensor) -> None:
+        """Take observations [T,B,N,O] of live steps [T,B] into the running normalisation, if there is one."""
+        if self.norm is not None:
+            weight = alive[..., None, None].expand(*obs.shape[:-1], 1).to(obs.dtype)
+            self.norm.track(self.fold(obs), self.fold(weight))
 
     def fold(self, x: Tensor) -> Tensor:
         """[..., B, N, F] -> [S, C, F, R], as the network reads it."""

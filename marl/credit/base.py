@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from envs.base import Env
+from marl.critic import Fit, error, mean_over_live
+from marl.minibatch import pick, schedule, subset
+from marl.networks import clip_per_seed
 from marl.rollout import Simulator, uniform_policy
 from marl.types import Policy, Trajectory
 
@@ -45,7 +48,7 @@ class Context:
     policy: Policy | None = None  # the behaviour policy; None: uniformly random
     simulator: Simulator = field(default=None)  # type: ignore[assignment]  # filled below
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    hidden: tuple[int, ...] = (32,)  # units of each hidden layer of critics
+    fit: Fit = Fit()  # how critics and models are fitted
 
     def __post_init__(self) -> None:
         """Give every context a simulator with a meter of its own, and a policy."""
@@ -82,8 +85,11 @@ class Credit(nn.Module, ABC):
 class Learned(Protocol):
     """An operator that fits something to its incoming signal."""
 
-    def loss(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
-        """[S], one loss a seed."""
+    def target(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
+        """[T,B,N] what it is fitted to; asked for once a batch, and held fixed while the fit lasts."""
+
+    def predict(self, trajectory: Trajectory) -> Tensor:
+        """[T,B,N] what it says now, each row by itself."""
 
 
 Operator: TypeAlias = Callable[..., Credit]
@@ -152,21 +158,28 @@ class Chain(nn.Module):
             credit = torch.where(alive, signal, torch.zeros((), dtype=signal.dtype, device=signal.device))
         return credit, incoming
 
-    def loss(self, trajectory: Trajectory, incoming: list[Tensor]) -> Tensor:
-        """[S]: the sum of what its learned parts lose on the signals that came in."""
-        total = trajectory.reward.new_zeros(self.context.n_seeds)
-        for part, signal in zip(self.parts, incoming, strict=True):
-            if isinstance(part, Learned):
-                total = total + part.loss(trajectory, signal)
-        return total
-
     def fit(
-        self, optimizer: torch.optim.Optimizer, trajectory: Trajectory, incoming: list[Tensor], passes: int
+        self, optimizer: torch.optim.Optimizer, trajectory: Trajectory, incoming: list[Tensor], update: int
     ) -> None:
-        """`passes` full-batch gradient steps on the loss. The simulator is not asked again; seeds do not meet."""
-        for _ in range(passes):
+        """Fit every learned part to the signal that came in at it, as `context.fit` says; seeds do not meet.
+
+        Targets are computed once, before the first step, as if by a target network refreshed every update. The
+        simulator is not asked again.
+        """
+        how, S = self.context.fit, self.context.n_seeds
+        parts = [(part, signal) for part, signal in zip(self.parts, incoming, strict=True) if isinstance(part, Learned)]
+        with torch.no_grad():
+            aims = [(part, part.target(trajectory, signal), part.predict(trajectory)) for part, signal in parts]
+        for index in schedule(self.context.seeds, trajectory, update, how.passes, how.minibatches, "fit"):
+            rows = subset(trajectory, index)
             optimizer.zero_grad(set_to_none=True)
-            self.loss(trajectory, incoming).sum().backward()
+            loss = trajectory.reward.new_zeros(S)
+            for part, target, old in aims:
+                aim, was = (target, old) if index is None else (pick(target, index), pick(old, index))
+                loss = loss + mean_over_live(error(part.predict(rows), aim, was, how.clip), rows.alive, S)
+            loss.sum().backward()
+            if how.max_grad_norm is not None:
+                clip_per_seed(list(self.parameters()), S, how.max_grad_norm)
             optimizer.step()
 
     @property

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from marl.minibatch import pick, schedule, subset
 from marl.networks import clip_per_seed
 from marl.policy import Actor
 from marl.types import Trajectory
 
 
 @dataclass(frozen=True)
-class Reinforce:
-    """REINFORCE (Williams 1992), one pass over a batch of whole episodes, so that credit is not confounded with re-use.
-
-    maximise mean over live (t, b), summed over i:  c[t,b,i] log pi_i(a_it | o_it) + entropy H(pi_i(. | o_it)),
-    with c divided by its root mean square per (seed, agent). Adam; each seed's own gradient norm is clipped.
-    """
+class PolicyGradient(ABC):
+    """What all policy-gradient learners share: the actor, its optimiser, and how credit is scaled."""
 
     lr: float = 0.01  # Adam step size
     episodes: int = 32  # per seed and update
@@ -28,20 +26,76 @@ class Reinforce:
     activation: str = "relu"
     shared: bool = False  # one network for all agents instead of one each
     scale: bool = True  # divide credit by its root mean square per (seed, agent)
+    anneal: bool = False  # step size falls linearly to 0 over training
+    normalize_obs: bool = False  # running normalisation of what the actor reads
 
-    def optimizer(self, actor: Actor) -> torch.optim.Optimizer:
-        """Adam over a population: its state is elementwise, so seeds stay apart."""
-        return torch.optim.Adam(actor.parameters(), lr=self.lr, fused=True)
+    @abstractmethod
+    def update(
+        self, actor: Actor, optimizer: torch.optim.Optimizer, trajectory: Trajectory, credit: Tensor, update: int
+    ) -> None:
+        """Learn from one batch. credit: [T,B,N] for the action taken, or [T,B,N,A] for every action."""
 
-    def update(self, actor: Actor, optimizer: torch.optim.Optimizer, trajectory: Trajectory, credit: Tensor) -> None:
-        """One gradient step. credit: [T,B,N] for the action taken, or [T,B,N,A] for every action."""
-        if self.scale:
-            credit = scaled(credit, trajectory.alive, actor.n_seeds)
-        optimizer.zero_grad(set_to_none=True)
-        loss(actor, trajectory, credit, self.entropy).sum().backward()
-        if self.max_grad_norm is not None:
-            clip_per_seed(list(actor.parameters()), actor.n_seeds, self.max_grad_norm)
-        optimizer.step()
+
+@dataclass(frozen=True)
+class Reinforce(PolicyGradient):
+    """REINFORCE (Williams 1992), one pass over a batch of whole episodes, so that credit is not confounded with re-use.
+
+    maximise mean over live (t, b), summed over i:  c[t,b,i] log pi_i(a_it | o_it) + entropy H(pi_i(. | o_it)),
+    with c divided by its root mean square per (seed, agent). Adam; each seed's own gradient norm is clipped.
+    """
+
+    def update(
+        self, actor: Actor, optimizer: torch.optim.Optimizer, trajectory: Trajectory, credit: Tensor, update: int
+    ) -> None:
+        """One gradient step."""
+        credit = scaled(credit, trajectory.alive, actor.n_seeds) if self.scale else credit
+        _step(self, actor, optimizer, loss(actor, trajectory, credit, self.entropy))
+        actor.track(trajectory.obs, trajectory.alive)
+
+
+@dataclass(frozen=True)
+class Ppo(PolicyGradient):
+    """Proximal policy optimisation (Schulman et al. 2017): several passes over a batch, each kept near the old policy.
+
+    maximise mean of min(rho c, clamp(rho, 1 - clip, 1 + clip) c) + entropy H(pi),  rho = pi(a|o) / pi_old(a|o),
+    pi_old the behaviour policy of the trajectory. Minibatches are drawn by index for every seed by itself. Needs the
+    credit of the action taken (ADVANTAGE). With team + GAE on V(o_i) this is IPPO (de Witt et al. 2020), with
+    V(critic_view) MAPPO (Yu et al. 2022).
+    """
+
+    clip: float = 0.2  # how far a probability ratio is followed
+    passes: int = 4  # over the batch
+    minibatches: int = 4
+
+    def update(
+        self, actor: Actor, optimizer: torch.optim.Optimizer, trajectory: Trajectory, credit: Tensor, update: int
+    ) -> None:
+        """passes x minibatches gradient steps."""
+        credit = scaled(credit, trajectory.alive, actor.n_seeds) if self.scale else credit
+        for index in schedule(actor.seeds, trajectory, update, self.passes, self.minibatches, "ppo"):
+            rows = subset(trajectory, index)
+            weight = credit if index is None else pick(credit, index)
+            _step(self, actor, optimizer, loss(actor, rows, weight, self.entropy, self.clip))
+        actor.track(trajectory.obs, trajectory.alive)
+
+
+def adam(parameters: object, lr: float) -> torch.optim.Optimizer:
+    """Adam over a population: its state is elementwise, so seeds stay apart."""
+    return torch.optim.Adam(parameters, lr=lr, fused=True)  # type: ignore[arg-type]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, anneal: bool, done: float) -> None:
+    """Step size at a fraction `done` of training: lr, or with `anneal` lr (1 - done)."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * (1 - done) if anneal else lr
+
+
+def _step(how: PolicyGradient, actor: Actor, optimizer: torch.optim.Optimizer, losses: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    losses.sum().backward()
+    if how.max_grad_norm is not None:
+        clip_per_seed(list(actor.parameters()), actor.n_seeds, how.max_grad_norm)
+    optimizer.step()
 
 
 def scaled(credit: Tensor, alive: Tensor, n_seeds: int) -> Tensor:
@@ -56,8 +110,10 @@ def scaled(credit: Tensor, alive: Tensor, n_seeds: int) -> Tensor:
     return (c / rms.clamp(min=1e-8)).flatten(1, 2)
 
 
-def loss(actor: Actor, trajectory: Trajectory, credit: Tensor, entropy: float = 0.0) -> Tensor:
-    """[S] minus the objective above, in the actor's own layout [S, C, A, R].
+def loss(
+    actor: Actor, trajectory: Trajectory, credit: Tensor, entropy: float = 0.0, clip: float | None = None
+) -> Tensor:
+    """[S] minus the objectives above, in the actor's own layout [S, C, A, R]; clip None: REINFORCE's.
 
     The ACTIONS kind enters as sum_c pi_i(c) w_c grad log pi_i(c) = sum_c w_c grad pi_i(c).
     """
@@ -67,8 +123,13 @@ def loss(actor: Actor, trajectory: Trajectory, credit: Tensor, entropy: float = 
     weight = weight / (weight.sum((1, 2, 3), keepdim=True) / N).clamp(min=1)
     log_probs = actor.folded_logits(trajectory.obs, trajectory.mask).log_softmax(2)
     if credit.dim() == trajectory.action.dim():
-        taken = log_probs.gather(2, actor.fold(trajectory.action[..., None]))
-        gain = taken * actor.fold(credit[..., None])
+        action, c = trajectory.action[..., None], actor.fold(credit[..., None])
+        taken = log_probs.gather(2, actor.fold(action))
+        if clip is None:
+            gain = taken * c
+        else:
+            ratio = (taken - actor.fold(trajectory.probs.gather(-1, action)).log()).exp()
+            gain = torch.minimum(ratio * c, ratio.clamp(1 - clip, 1 + clip) * c)
     else:
         gain = (log_probs.exp() * actor.fold(credit)).sum(2, keepdim=True)
     if entropy:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from marl.credit.base import Context, Credit, Signal, check_fraction
-from marl.critic import Value, lambda_returns, next_values, squared_error
+from marl.critic import Value, lambda_returns, next_values
 from marl.types import Trajectory
 
 
@@ -27,20 +26,21 @@ class Gae(Credit):
         check_fraction(self, "lam", lam)
         check_fraction(self, "gamma", gamma)
         self.lam, self.gamma = lam, gamma
-        self.value = Value(context.game, context.seeds, central, context.hidden)
+        self.value = Value(context.game, context.seeds, central, context.fit)
 
     def forward(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
         """[T,B,N] -> [T,B,N]."""
         now = self.value(trajectory)
-        return self._targets(trajectory, signal, now) - now
+        return self._returns(trajectory, signal, now) - now
 
-    def loss(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
-        """[S]: squared error of V against the lambda-return."""
-        now = self.value(trajectory)
-        with torch.no_grad():
-            target = self._targets(trajectory, signal, now.detach())
-        return squared_error(now, target, trajectory.alive, self.context.n_seeds)
+    def target(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
+        """[T,B,N] the return that V is fitted to, in the network's units."""
+        return self.value.track(trajectory, self._returns(trajectory, signal, self.value(trajectory)))
 
-    def _targets(self, trajectory: Trajectory, signal: Tensor, now: Tensor) -> Tensor:
+    def predict(self, trajectory: Trajectory) -> Tensor:
+        """[T,B,N] V, in the network's units."""
+        return self.value.raw(trajectory)
+
+    def _returns(self, trajectory: Trajectory, signal: Tensor, now: Tensor) -> Tensor:
         after = next_values(self.value, trajectory, now)
         return lambda_returns(signal, after, trajectory.done, self.gamma, self.lam)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from marl.credit.base import ChainError, Context, Credit, Signal, check_fraction
-from marl.critic import Value, next_values, squared_error
+from marl.critic import Value, next_values
 from marl.types import Trajectory
 
 
@@ -26,21 +26,22 @@ class NStep(Credit):
             raise ChainError(f"NStep: n={n} is not allowed; it must be 1 or more")
         check_fraction(self, "gamma", gamma)
         self.n, self.gamma = n, gamma
-        self.value = Value(context.game, context.seeds, central, context.hidden)
+        self.value = Value(context.game, context.seeds, central, context.fit)
 
     def forward(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
         """[T,B,N] -> [T,B,N]."""
         now = self.value(trajectory)
-        return self._targets(trajectory, signal, now) - now
+        return self._returns(trajectory, signal, now) - now
 
-    def loss(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
-        """[S]: squared error of V against the n-step target."""
-        now = self.value(trajectory)
-        with torch.no_grad():
-            target = self._targets(trajectory, signal, now.detach())
-        return squared_error(now, target, trajectory.alive, self.context.n_seeds)
+    def target(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
+        """[T,B,N] the return that V is fitted to, in the network's units."""
+        return self.value.track(trajectory, self._returns(trajectory, signal, self.value(trajectory)))
 
-    def _targets(self, trajectory: Trajectory, signal: Tensor, now: Tensor) -> Tensor:
+    def predict(self, trajectory: Trajectory) -> Tensor:
+        """[T,B,N] V, in the network's units."""
+        return self.value.raw(trajectory)
+
+    def _returns(self, trajectory: Trajectory, signal: Tensor, now: Tensor) -> Tensor:
         """y^(1)_t = r_t + gamma v_{t+1}; y^(m)_t = r_t + gamma y^(m-1)_{t+1} where the episode goes on after t."""
         after = next_values(self.value, trajectory, now)
         ends = trajectory.done[..., None].clone()
