@@ -18,8 +18,14 @@ import marl
 from benchmarks.methods import METHODS, pick
 from benchmarks.plot import UsageError, parse, redraw
 from benchmarks.sweep import Cell, estimate, missing, run_cells
+from envs.base import MayRefuseBranches
+from marl import tensorboard
 from marl.credit.base import ChainError
 from marl.results import ResultsError, cell_id, prepare, read
+
+EVALUATION = (16, 32, 320)  # points, episodes at each, episodes at the end
+OUTSIDE_EVALUATION = (8, 16, 64)  # games from outside are stepped one episode at a time
+OUTSIDE_SEEDS = 10
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Options:
     """torch threads per cell; part of a cell's configuration"""
     force: bool = False
     """compute cells again that are already on disk"""
+    tensorboard: Path | None = None
+    """folder for TensorBoard curves while training (needs the extra tensorboard)"""
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def answer(question: Question, options: Options) -> list[Path]:
     todo = missing(cells, folder, options.force)
     _print_plan(question, cells, todo, folder)
     if todo:
-        _run(todo, folder, options.workers)
+        _run(todo, folder, options)
     ids = {cell_id(c.config) for c in cells}
     print(final_table(folder, ids))
     paths = redraw(folder, cells=ids, say=lambda line: print(f"  {line}"))
@@ -114,6 +122,8 @@ def plan(question: Question, options: Options) -> list[Cell]:
         value = getattr(options, knob)
         if value is not None and value < 1:
             raise UsageError(f"--{knob} {value} is not allowed; it must be 1 or more")
+    if options.tensorboard is not None:
+        tensorboard.check()
     if options.env_args and options.env is None:
         raise UsageError("--env-args needs --env: it gives the knobs of another game than the question's own")
     chosen = [name.strip() for text in options.methods for name in text.split(",") if name.strip()]
@@ -121,22 +131,18 @@ def plan(question: Question, options: Options) -> list[Cell]:
     settings = question.settings(options.quick)
     if options.env is not None:
         settings = [(options.env, knobs_from(options.env_args))]
+    cells = []
     for game, knobs in settings:
-        marl.load(game, **knobs)
-    cells = [
-        Cell(
-            question.name,
-            game,
-            knobs,
-            name,
-            options.seeds or question.seeds[options.quick],
-            options.steps or question.steps[options.quick],
-            options.threads,
-        )
-        for game, knobs in settings
-        for name in names
-    ]
-    return cells if chosen else _fitting(cells)
+        outside = isinstance(marl.load(game, **knobs), MayRefuseBranches)
+        seeds = options.seeds or (OUTSIDE_SEEDS if outside and not options.quick else question.seeds[options.quick])
+        steps = options.steps or question.steps[options.quick]
+        evaluation = OUTSIDE_EVALUATION if outside else EVALUATION
+        cells += [Cell(question.name, game, knobs, m, seeds, steps, options.threads, evaluation) for m in names]
+    if not chosen:
+        return _fitting(cells)
+    for cell in cells:
+        cell.experiment  # noqa: B018  building it is the check
+    return cells
 
 
 def _fitting(cells: list[Cell]) -> list[Cell]:
@@ -180,16 +186,17 @@ def _about(cell: Cell) -> str:
     return f"{cell.game} {' '.join(f'{k}={v}' for k, v in cell.knobs.items())}".strip()
 
 
-def _run(todo: list[Cell], folder: Path, workers: int) -> None:
+def _run(todo: list[Cell], folder: Path, options: Options) -> None:
     """Run the missing cells, the longest first, with an estimate before and the time left beside."""
     seconds = estimate(todo)
-    workers = min(workers, len(todo))
+    workers = min(options.workers, len(todo))
     todo = sorted(todo, key=lambda c: -seconds[cell_id(c.config)])
     total = sum(seconds.values())
     print(f"  estimate: {clock(max(total / workers, max(seconds.values())))} with {workers} cells side by side\n")
     progress = Progress(total, len(todo))
     try:
-        run_cells(todo, folder, workers, lambda cell: progress.finished(seconds[cell_id(cell.config)], cell.name))
+        done = lambda cell: progress.finished(seconds[cell_id(cell.config)], cell.name)  # noqa: E731
+        run_cells(todo, folder, workers, done, options.tensorboard)
     finally:
         progress.close()
 

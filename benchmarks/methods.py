@@ -20,7 +20,9 @@ from marl.credit.temporal.gae import Gae
 from marl.credit.temporal.immediate import Immediate
 from marl.credit.temporal.monte_carlo import MonteCarlo
 from marl.credit.temporal.n_step import NStep
+from marl.critic import Fit
 from marl.experiment import Method
+from marl.learn.policy_gradient import Ppo
 from marl.oracle import baseline_of, closed, natural_baseline, sampled
 from marl.rollout import Simulator
 from marl.types import Policy, Trajectory
@@ -38,6 +40,18 @@ def unit_effect_truth(simulator: Simulator, policy: Policy | None, trajectory: T
     assert policy is not None
     return sampled.unit_effect(simulator, policy, trajectory)
 
+
+PPO = Ppo(
+    lr=2.5e-4,
+    anneal=True,
+    episodes=80,  # of 25 steps: 2,000 in place of 16 environments x 128 steps, for we play whole episodes
+    hidden=(64, 64),
+    activation="tanh",
+    shared=True,
+    entropy=0.01,
+    max_grad_norm=0.5,
+)
+PPO_FIT = Fit(lr=2.5e-4, anneal=True, passes=4, minibatches=4, hidden=(64, 64), activation="tanh", max_grad_norm=0.5)
 
 METHODS: dict[str, Method] = {
     # whole returns: everyone is told everything
@@ -57,6 +71,10 @@ METHODS: dict[str, Method] = {
     "COMA": Method((Coma,), "spatial"),
     "COMA lambda 1": Method((partial(Coma, lam=1.0),), "spatial"),
     "local + return": Method((Local, MonteCarlo), "spatial"),
+    # the field's common baselines, with the settings that JaxMARL publishes for simple_spread
+    "IPPO": Method((Team, partial(Gae, gamma=0.99)), "temporal", PPO, PPO_FIT),
+    "MAPPO": Method((Team, partial(Gae, gamma=0.99, central=True)), "temporal", PPO, PPO_FIT),
+    "IPPO on own reward": Method((Local, partial(Gae, gamma=0.99)), "spatial", PPO, PPO_FIT),
     # which agent's which action
     "agent total": Method((AgentTotal,), "joint"),
     "first step aristocrat": Method((FirstStep,), "joint"),

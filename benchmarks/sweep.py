@@ -19,9 +19,10 @@ import torch
 
 import marl
 from benchmarks.methods import METHODS, rank
-from envs.base import Env
+from envs.base import Env, MayRefuseBranches
 from marl.experiment import Experiment, failed, judge_walks, run
 from marl.results import cell_id, credit_columns, done, write_cell
+from marl.tensorboard import logged
 
 FIXED = 4.0  # seconds a cell takes beside its updates, about
 SHOWN_WALKS = 3  # failed episodes whose credit maps are stored
@@ -38,13 +39,13 @@ class Cell:
     seeds: int  # how many: 0, 1, ...
     steps: int
     threads: int = 1  # torch threads: part of the configuration, for floating point depends on it
-    points: int = 16
+    evaluation: tuple[int, int, int] = (16, 32, 320)  # points, episodes at each, episodes at the end
 
     @cached_property
     def experiment(self) -> Experiment:
         """Raises ValueError, one sentence, for whatever in it cannot be."""
         game = marl.load(self.game, **self.knobs)
-        experiment = Experiment(game, METHODS[self.method], range(self.seeds), self.steps, self.points)
+        experiment = Experiment(game, METHODS[self.method], range(self.seeds), self.steps, *self.evaluation)
         experiment.method.credit(game)  # refuses a game that lacks what the method needs
         return experiment
 
@@ -82,12 +83,15 @@ def _json(value: object) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def run_cell(cell: Cell, folder: Path) -> Path:
+def run_cell(cell: Cell, folder: Path, tensorboard: Path | None = None) -> Path:
     """Train, measure, judge the stored walks, and write the cell."""
     torch.set_num_threads(cell.threads)
-    rows = list(run(cell.experiment))
+    measured = run(cell.experiment)
+    if tensorboard is not None:
+        measured = logged(measured, tensorboard / f"{cell.name} {cell_id(cell.config)[:6]}")
+    rows = list(measured)
     game, method = cell.experiment.game, cell.experiment.method
-    walks = judge_walks(game, method)
+    walks = judge_walks(game, method, 8 if isinstance(game, MayRefuseBranches) else 64)
     credit = None
     if walks is not None:
         last = rows[-1]
@@ -138,14 +142,16 @@ def _size(cell: Cell) -> int:
     return cell.experiment.game.n_agents * cell.experiment.game.horizon
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, workers: int, each: Callable[[Cell], None]) -> None:
+def run_cells(
+    cells: Sequence[Cell], folder: Path, workers: int, each: Callable[[Cell], None], tensorboard: Path | None = None
+) -> None:
     """Run cells `workers` at a time, the long ones first; `each` is told of every cell that is on disk."""
     if workers == 1:
         for cell in cells:
-            run_cell(cell, folder)
+            run_cell(cell, folder, tensorboard)
             each(cell)
         return
-    for cell in _in_parallel(cells, folder, workers):
+    for cell in _in_parallel(cells, folder, workers, tensorboard):
         each(cell)
 
 
@@ -161,15 +167,16 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _in_parallel(cells: Sequence[Cell], folder: Path, workers: int) -> Iterator[Cell]:
+def _in_parallel(cells: Sequence[Cell], folder: Path, workers: int, tensorboard: Path | None) -> Iterator[Cell]:
     from joblib import Parallel, delayed
 
     parent = os.getpid()
 
     def one(cell: Cell) -> Cell:
         _end_with(parent)
-        run_cell(cell, folder)
+        run_cell(cell, folder, tensorboard)
         return cell
 
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    yield from parallel(delayed(one)(cell) for cell in cells)
+    # replace(): without what the cell has cached, for live games of others do not travel.
+    yield from parallel(delayed(one)(replace(cell)) for cell in cells)

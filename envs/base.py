@@ -183,6 +183,19 @@ class HasTimeLimit(Protocol):
 
 
 @runtime_checkable
+class MayRefuseBranches(Protocol):
+    """A game from outside, stepped one episode at a time, that perhaps cannot be taken back."""
+
+    @property
+    def counterfactuals(self) -> str | None:
+        """How the game is taken back; None where it cannot be."""
+
+    @property
+    def why(self) -> str:
+        """A sentence on why so."""
+
+
+@runtime_checkable
 class HasScriptedPolicy(Protocol):
     """A hand-written policy attains `reachable_return` (`optimal_return` where none is given)."""
 

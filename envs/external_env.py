@@ -128,6 +128,10 @@ class External(Env[ExternalState]):
             truncated=torch.zeros(B, dtype=torch.bool, device=device),
         )
 
+    def truncated(self, state: ExternalState) -> Tensor:
+        """[B] bool: a time limit, the game's own or ours, closed the episode here; critics bootstrap."""
+        return state.truncated
+
     def step(self, state: ExternalState, action: Tensor, noise: Tensor) -> Step[ExternalState]:
         """action [B,N]; noise [B,0]: the game's own random numbers follow from its seed.
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from envs.base import Env, HasUnitDifferences
+from envs.base import Env, HasUnitDifferences, MayRefuseBranches
 from marl import metrics
 from marl.credit.base import (
     Chain,
@@ -35,7 +35,8 @@ from marl.rollout import greedy, rollout
 from marl.types import Policy, Trajectory
 
 PRIVILEGES = ("simulator", "local rewards", "safe action", "truth")
-TRUTH_ROWS = 2_000_000  # simulated truth is offered when B N T^2 / 2 stays below this
+TRUTH_STEPS = 2_000_000  # the truth is simulated when B N T^2 / 2 steps stay below this
+SLOW_TRUTH_STEPS = 10_000  # ... of a game that is stepped one episode at a time
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,17 @@ class Experiment:
         }
 
 
-def run(experiment: Experiment) -> Iterator[Row]:
-    """Train all seeds of an experiment at once; yield its measurements as they are made."""
+class Stage(NamedTuple):
+    """A population on its way: what `learn` shows at every evaluation point and at the end."""
+
+    update: int  # batches learned from so far
+    actor: Actor
+    chain: Chain
+    seconds: float  # since the beginning
+
+
+def learn(experiment: Experiment) -> Iterator[Stage]:
+    """Train all seeds of an experiment at once; stop at every evaluation point and at the end to be looked at."""
     game, method, seeds = experiment.game, experiment.method, list(experiment.seeds)
     learner, started = method.learner, time.perf_counter()
     actor = Actor(game, seeds, learner.hidden, learner.shared, learner.activation, learner.normalize_obs)
@@ -132,16 +142,9 @@ def run(experiment: Experiment) -> Iterator[Row]:
     optimizer = adam(actor.parameters(), learner.lr)
     critic_optimizer = adam(chain.parameters(), method.fit.lr) if chain.learns else None
     E, marks = learner.episodes, evaluation_marks(experiment)
-
-    def rows(update: int, measured: dict[str, Tensor | np.ndarray]) -> Iterator[Row]:
-        steps, spent = update * E * game.horizon, chain.context.simulator.steps
-        for metric, values in measured.items():
-            for s, value in enumerate(values):
-                yield Row(seeds[s], steps, int(spent[s]), time.perf_counter() - started, metric, float(value))
-
     for update in range(experiment.updates):
         if update in marks:
-            yield from rows(update, measure(experiment, actor, chain))
+            yield Stage(update, actor, chain, time.perf_counter() - started)
         trajectory = rollout(game, actor, E, seeds, first_episode=update * E)
         credit, incoming = chain.trace(trajectory)
         set_lr(optimizer, learner.lr, learner.anneal, update / experiment.updates)
@@ -150,8 +153,20 @@ def run(experiment: Experiment) -> Iterator[Row]:
             # After the actor: no actor ever reads a critic that was fitted to the very actions it is judged by.
             set_lr(critic_optimizer, method.fit.lr, method.fit.anneal, update / experiment.updates)
             chain.fit(critic_optimizer, trajectory, incoming, update)
-    yield from rows(experiment.updates, measure(experiment, actor, chain))
-    yield from rows(experiment.updates, final_measure(experiment, actor))
+    yield Stage(experiment.updates, actor, chain, time.perf_counter() - started)
+
+
+def run(experiment: Experiment) -> Iterator[Row]:
+    """Train, and yield every measurement of every seed: what a results file holds."""
+    seeds, per_update = list(experiment.seeds), experiment.game.horizon * experiment.method.learner.episodes
+    for stage in learn(experiment):
+        measured = measure(experiment, stage.actor, stage.chain)
+        if stage.update == experiment.updates:
+            measured |= final_measure(experiment, stage.actor)
+        spent = stage.chain.context.simulator.steps
+        for metric, values in measured.items():
+            for s, value in enumerate(values):
+                yield Row(seeds[s], stage.update * per_update, int(spent[s]), stage.seconds, metric, float(value))
 
 
 def evaluation_marks(experiment: Experiment) -> set[int]:
@@ -196,7 +211,12 @@ def _returns(game: Env[Any], trajectory: Trajectory, n_seeds: int, prefix: str) 
 
 def has_truth(game: Env[Any], episodes: int) -> bool:
     """Is the frozen unit truth (O8) known in closed form, or cheap enough to simulate?"""
-    return isinstance(game, HasUnitDifferences) or episodes * game.n_agents * game.horizon**2 / 2 <= TRUTH_ROWS
+    if isinstance(game, HasUnitDifferences):
+        return True
+    if isinstance(game, MayRefuseBranches) and game.counterfactuals is None:
+        return False
+    allowed = SLOW_TRUTH_STEPS if isinstance(game, MayRefuseBranches) else TRUTH_STEPS
+    return episodes * game.n_agents * game.horizon**2 / 2 <= allowed
 
 
 def judge(game: Env[Any], chain: Chain, trajectory: Trajectory) -> dict[str, Any]:

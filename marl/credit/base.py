@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from envs.base import Env
+from envs.base import Env, MayRefuseBranches
 from marl.critic import Fit, error, mean_over_live
 from marl.minibatch import pick, schedule, subset
 from marl.networks import clip_per_seed
@@ -75,6 +75,10 @@ class Credit(nn.Module, ABC):
     def __init__(self, context: Context) -> None:
         super().__init__()
         self.context = context
+        game = context.game
+        asks = "simulator" in self.needs or "truth" in self.needs
+        if asks and isinstance(game, MayRefuseBranches) and game.counterfactuals is None:
+            raise ChainError(f"{type(self).__name__} needs counterfactuals, which this game cannot give: {game.why}")
 
     @abstractmethod
     def forward(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
