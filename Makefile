@@ -20,7 +20,7 @@ lint: $(STAMP)
 
 # The pictures that the README shows, from the full grid (hours; resumable).
 figures: $(STAMP)
-	$(BIN)/python -m benchmarks.compare --seeds 10 --steps 400000 --out results/compare-full
+	$(BIN)/python -m benchmarks.compare --seeds 10 --steps 300000 --out results/compare-full
 	$(BIN)/python -m benchmarks.plot results/compare-full --figures benchmarks/images
 
 $(STAMP): setup.cfg constraints.txt pyproject.toml

@@ -1,4 +1,4 @@
-"""Does our spread train what the field's does? IPPO with published settings, then the same policies in the real mpe2."""
+"""Does our spread train what the field's does? IPPO as published, then the same policies in the real mpe2."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ class Fit:
     """How whatever a chain learns is fitted: networks, optimiser, passes."""
 
     lr: float = 0.01  # Adam step size
-    passes: int = 4  # over the batch after each update of the actor, the target held fixed
-    minibatches: int = 1  # a pass takes this many gradient steps
+    passes: int = 1  # over the batch after each update of the actor, the target held fixed
+    minibatches: int = 4  # a pass takes this many gradient steps
     hidden: tuple[int, ...] = (32,)  # units of each hidden layer
     activation: str = "relu"
     max_grad_norm: float | None = None  # per seed; None: no clipping

@@ -40,13 +40,17 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
 
 
 def subset(trajectory: Trajectory, index: Tensor | None) -> Trajectory:
-    """The chosen rows as a trajectory of one step; all of it for None. Its rows do not follow one another in time."""
+    """What learners read of the chosen rows, as if one step of S * M episodes; all of it for None.
+
+    Rows do not follow one another in time; rewards and noise stay those of the whole.
+    """
     if index is None:
         return trajectory
-    taken = {
-        name: pick(x, index)
-        for name, x in trajectory._asdict().items()
-        if isinstance(x, Tensor) and name not in ("state", "final")
-    }
-    state = map_state(lambda x: pick(x, index), trajectory.state)
-    return trajectory._replace(state=state, **taken)
+    return trajectory._replace(
+        state=map_state(lambda x: pick(x, index), trajectory.state),
+        obs=pick(trajectory.obs, index),
+        mask=None if trajectory.mask is None else pick(trajectory.mask, index),
+        action=pick(trajectory.action, index),
+        probs=pick(trajectory.probs, index),
+        alive=pick(trajectory.alive, index),
+    )

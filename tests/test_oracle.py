@@ -185,7 +185,7 @@ def test_unit_effect_averages_to_the_advantages(game: TinyMdp) -> None:
     """E[O6 | s, a] = O4, E[O4 | s, a_i] = O3 and E[O6 | s, a_i] = O3, over everything chance can bring, to 1e-12."""
     table = lopsided(game)
     policy, exact = acting(game, table), solve(game, table)
-    tau = play(game, policy, every_noise(game, None))
+    tau = play(game, policy, every_noise(game))
     effect = unit_effect(Simulator(game), policy, tau)
     o4, o3 = given_joint(game, table, exact.q), given_own(game, table, exact)
     j = joint_index(game, tau.action)

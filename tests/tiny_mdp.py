@@ -154,15 +154,17 @@ def acting(game: TinyMdp, table: Tensor) -> Policy:
     return policy
 
 
-def every_noise(game: TinyMdp, parts: int | None = None) -> Noise:
-    """All that chance can bring, each row equally likely: a mean over rows is an expectation.
+def every_noise(game: TinyMdp, times: int = 1) -> Noise:
+    """All that chance can bring, each row equally likely (and there `times` times): a mean over rows is an expectation.
 
-    Policy noise falls in the middle of `parts` (None: A + 1) equal parts of [0,1), those of `lopsided`.
+    Policy noise falls, at random places that make every row distinct, in each of the A + 1 equal parts of [0,1) that
+    `lopsided` policies are made of.
     """
-    parts = game.n_actions + 1 if parts is None else parts
     T, N = game.horizon, game.n_agents
-    sizes = [game.n_places, *([game.atoms] * T), *([parts] * (T * N))]
-    rows = torch.cartesian_prod(*(((torch.arange(k).double() + 0.5) / k) for k in sizes))
+    sizes = [game.n_places, *([game.atoms] * T), *([game.n_actions + 1] * (T * N))]
+    rows = torch.cartesian_prod(*((torch.arange(k).double() + 0.5) / k for k in sizes)).repeat(times, 1)
+    jitter = torch.rand(len(rows), T * N, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
+    rows[:, T + 1 :] += 0.99 * jitter / (game.n_actions + 1)
     return Noise(rows[:, :1], rows[:, 1 : T + 1].T[..., None], rows[:, T + 1 :].T.reshape(T, N, -1).transpose(1, 2))
 
 
