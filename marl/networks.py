@@ -81,9 +81,16 @@ def in_pieces(network: Network, rows: Sequence[Tensor], parameters: Sequence[Ten
     on one core 240 networks of 32 units and 3,200 rows take 85 to 105 ms instead of 240. Outputs and gradients are
     the same up to the order of summation.
     """
-    if rows[0].shape[-1] <= piece or not torch.is_grad_enabled():
+    if rows[0].shape[-1] <= piece:
         return network(rows, parameters)
+    if not torch.is_grad_enabled():
+        return _forward(network, max(1, piece), rows, parameters)
     return _InPieces.apply(network, max(1, piece), len(rows), *rows, *parameters)
+
+
+def _forward(network: Network, piece: int, rows: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    parts = zip(*(x.split(piece, -1) for x in rows), strict=True)
+    return torch.cat([network(part, parameters) for part in parts], -1)
 
 
 class _InPieces(torch.autograd.Function):
@@ -94,9 +101,7 @@ class _InPieces(torch.autograd.Function):
         """Keep the inputs only."""
         ctx.network, ctx.piece, ctx.n_rows = network, piece, n_rows
         ctx.save_for_backward(*tensors)
-        rows, parameters = tensors[:n_rows], tensors[n_rows:]
-        parts = zip(*(x.split(piece, -1) for x in rows), strict=True)
-        return torch.cat([network(part, parameters) for part in parts], -1)
+        return _forward(network, piece, tensors[:n_rows], tensors[n_rows:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

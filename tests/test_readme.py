@@ -35,9 +35,10 @@ def test_the_ten_lines_run_and_say_what_they_promise(capsys: pytest.CaptureFixtu
 def test_the_readmes_own_comparison(tmp_path: Path) -> None:
     """The two longer commands of the README, with fewer steps, end with figures."""
     for command in blocks("README.md", "")[1].splitlines()[:2]:
-        words = [sys.executable, *shlex.split(command)[1:], "--steps", "4000", "--out", str(tmp_path / str(len(command)))]
+        out = tmp_path / str(len(command))
+        words = [sys.executable, *shlex.split(command)[1:], "--steps", "4000", "--out", str(out)]
         subprocess.run(words, cwd=tmp_path, check=True)
-        assert list((tmp_path / str(len(command)) / "figures").glob("*.png"))
+        assert list((out / "figures").glob("*.png"))
 
 
 def test_a_new_game_from_an_empty_file(tmp_path: Path) -> None:
