@@ -251,7 +251,7 @@ def final_table(folder: Path, cells: set[str]) -> str:
     metric = "final_score" if (rows["metric"] == "final_score").any() else "final_return"
     rows = rows[rows["metric"] == metric]
     varying = [k for k in ("n_agents", "delay") if k in rows and rows[k].nunique() > 1]
-    order = rows.drop_duplicates("method").sort_values(["family", "rank"])["method"]
+    order = [name for name in METHODS if name in set(rows["method"])]
     columns = rows.groupby(varying, sort=True) if varying else [((), rows)]
     heads = [", ".join(f"{k}={v}" for k, v in zip(varying, key, strict=True)) for key, _ in columns] or [metric]
     width = max(12, *(len(h) + 2 for h in heads))

@@ -25,6 +25,7 @@ from marl.results import cell_id, credit_columns, done, write_cell
 from marl.tensorboard import logged
 
 FIXED = 4.0  # seconds a cell takes beside its updates, about
+SHORT = 4  # updates; a calibration would take as long as such a run
 SHOWN_WALKS = 3  # failed episodes whose credit maps are stored
 
 
@@ -92,7 +93,7 @@ def run_cell(cell: Cell, folder: Path, tensorboard: Path | None = None) -> Path:
     rows = list(measured)
     game, method = cell.experiment.game, cell.experiment.method
     # A game from outside is stepped one episode at a time: fewer of them.
-    walks = judge_walks(game, method, 8, 5) if isinstance(game, MayRefuseBranches) else judge_walks(game, method)
+    walks = judge_walks(game, method, 8, 3) if isinstance(game, MayRefuseBranches) else judge_walks(game, method)
     credit = None
     if walks is not None:
         last = rows[-1]
@@ -116,7 +117,7 @@ def seconds_per_update(cell: Cell, updates: int = 2) -> float:
     steps = E.game.horizon * E.method.learner.episodes * updates
     short = replace(E, steps=steps, points=1, episodes=1, final_episodes=1)
     best = float("inf")
-    for _ in range(2):
+    for _ in range(1 if isinstance(E.game, MayRefuseBranches) else 2):
         start = time.perf_counter()
         for _ in run(short):
             pass
@@ -129,6 +130,9 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
     out: dict[str, float] = {}
     for method in dict.fromkeys(c.method for c in cells):
         mine = sorted((c for c in cells if c.method == method), key=_size)
+        if mine[-1].experiment.updates <= SHORT:
+            out |= {cell_id(c.config): FIXED for c in mine}
+            continue
         small, large = mine[0], mine[-1]
         low = seconds_per_update(small)
         high = low if _size(large) == _size(small) else seconds_per_update(large)

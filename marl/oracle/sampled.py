@@ -9,6 +9,14 @@ from marl.rollout import Simulator, others, swapped
 from marl.types import Policy, Trajectory
 
 
+def returns_to_go(reward: Tensor) -> Tensor:
+    """G_t = r_t + r_{t+1} + ..., added in the order in which a branch from t adds, so that equal lives differ by 0."""
+    total = torch.zeros_like(reward)
+    for t in range(len(reward)):
+        total[: t + 1] += reward[t]
+    return total
+
+
 def unit_effect(simulator: Simulator, policy: Policy, trajectory: Trajectory) -> Tensor:
     """O6: G_t(tau) - sum_c pi_i(c|o_it) G_t(tau with do(a_it = c)), everyone reacting after t.
 
@@ -21,7 +29,7 @@ def unit_effect(simulator: Simulator, policy: Policy, trajectory: Trajectory) ->
     weight = trajectory.probs.gather(-1, choice)
     if trajectory.mask is not None:  # an illegal action has probability 0: live the fact again in its place
         choice = torch.where(trajectory.mask.gather(-1, choice), choice, trajectory.action[..., None])
-    fact = trajectory.reward.flip(0).cumsum(0).flip(0)[..., None, None]
+    fact = returns_to_go(trajectory.reward)[..., None, None]
     lived = simulator.branches(trajectory, swapped(trajectory.action, choice), policy).reshape(T, B, N, -1)
     return (weight * (fact - lived)).sum(-1) * trajectory.alive[..., None]
 
@@ -32,7 +40,7 @@ def frozen_unit(simulator: Simulator, trajectory: Trajectory, baseline: Tensor) 
     [T,B,N], 0 at dead steps. Cost: at most B N T(T+1)/2 steps.
     """
     choice = baseline[:, None].expand(*trajectory.action.shape, 1)
-    fact = trajectory.reward.flip(0).cumsum(0).flip(0)[..., None]
+    fact = returns_to_go(trajectory.reward)[..., None]
     return (fact - simulator.branches(trajectory, swapped(trajectory.action, choice))) * trajectory.alive[..., None]
 
 
