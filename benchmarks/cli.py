@@ -253,7 +253,7 @@ def final_table(folder: Path, cells: set[str]) -> str:
     varying = [k for k in ("n_agents", "delay") if k in rows and rows[k].nunique() > 1]
     order = [name for name in METHODS if name in set(rows["method"])]
     columns = rows.groupby(varying, sort=True) if varying else [((), rows)]
-    heads = [", ".join(f"{k}={v}" for k, v in zip(varying, key, strict=True)) for key, _ in columns] or [metric]
+    heads = [", ".join(f"{k}={v}" for k, v in zip(varying, key, strict=True)) or metric for key, _ in columns]
     width = max(12, *(len(h) + 2 for h in heads))
     title = f"{metric.replace('_', ' ')}, interquartile mean over seeds"
     lines = ["", title, f"{'':26s}" + "".join(f"{h:>{width}s}" for h in heads)]

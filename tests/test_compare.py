@@ -82,7 +82,10 @@ def test_the_same_command_again_runs_nothing(
     with monkeypatch.context() as nothing:
         nothing.setattr(cli, "run_cells", lambda *_: pytest.fail("nothing was missing"))
         assert compare(*MATRIX, *TWO, "--out", str(folder)) == 0
-    assert "2 cells done, 0 to run" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert any("2 cells done, 0 to run" in line for line in said)
+    (title,) = (k for k, line in enumerate(said) if "interquartile mean over seeds" in line)
+    assert said[title + 1].split() == ["final_score"] and said[title + 2].startswith("team + return ")
     assert {p.name: p.read_bytes() for p in folder.glob("*.parquet")} == kept
     assert compare(*MATRIX, *TWO, "--out", str(folder), "--force") == 0
     pd.testing.assert_frame_equal(without_clock(folder), first, check_exact=True)
@@ -111,7 +114,10 @@ def killed_midway(folder: Path, arguments: list[str], workers: int) -> int:
     deadline = time.monotonic() + 10
     while members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not members(process.pid), "workers outlive their parent"
+    left = members(process.pid)
+    if left:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not left, "workers outlive their parent"
     return len(finished(folder))
 
 

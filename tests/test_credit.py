@@ -32,7 +32,7 @@ from envs.base import Env, HasLocalRewards, HasSafeAction, default_actions, map_
 from envs.el_farol import ElFarol
 from envs.matrix_game import MatrixGame
 from envs.walking_robot import WalkingRobot
-from marl.credit.base import Chain, ChainError, Context, Credit, Learned, Operator, Signal, check_chain
+from marl.credit.base import Chain, ChainError, Context, Credit, Learned, Operator, Signal, check_chain, operator_class
 from marl.credit.joint.agent_total import AgentTotal
 from marl.credit.joint.first_step import FirstStep
 from marl.credit.joint.reference import Reference
@@ -475,6 +475,17 @@ def test_local_rewards_are_someone_elses_goal() -> None:
     """Each agent's own stream is unbiased for one agent alone, and biased for a team."""
     assert bias(TinyMdp(1, 3), (Local, RETURN)) < 1e-12
     assert bias(TinyMdp(), (Local, RETURN)) > 0.1
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [(Team, RETURN), (FirstStep,), (AgentTotal,), (Local, RETURN), (Difference, RETURN), (Aristocrat, RETURN)],
+    ids=lambda chain: operator_class(chain[0]).__name__,
+)
+def test_declared_alignment_is_true(chain: tuple[Operator, ...]) -> None:
+    """`aligned` says whether the mean gradient is the team's, the operator alone on the team's return."""
+    declared = operator_class(chain[0]).aligned
+    assert declared == (bias(TinyMdp(), chain) < 1e-9)
 
 
 class ExactValue(nn.Module):

@@ -308,6 +308,18 @@ def test_measuring_does_not_change_training() -> None:
         assert final(rows_of_run(**other)) == first
 
 
+def test_what_is_measured_is_never_trained_on() -> None:
+    """Returns are of episodes of their own noise: "evaluation" along the way, "final" at the end."""
+    rows = {(r.metric, r.seed): r.value for r in reversed(rows_of_run()) if r.env_steps == 0}
+    actor = Actor(ROBOT, (3, 8))
+    batches = {p: rollout(ROBOT, actor, 4, (3, 8), purpose=p) for p in ("evaluation", "final", "rollout")}
+    for k, seed in enumerate((3, 8)):
+        mine = batches["evaluation"].reward.sum(0)[4 * k : 4 * k + 4]
+        assert rows["return", seed] == pytest.approx(float(mine.mean()), abs=1e-6)
+    noises = [tau.policy_noise for tau in batches.values()]
+    assert not any(torch.equal(noises[a], noises[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
 def test_rows_say_when_and_at_what_price() -> None:
     """Every seed at every point: env steps in whole batches, the simulator's bill so far, clock running forward."""
     rows = rows_of_run()

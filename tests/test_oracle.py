@@ -163,6 +163,16 @@ def relive_total(game: Env[Any], tau: Trajectory, b: int, baseline: Tensor) -> T
     )
 
 
+@every_game
+def test_doing_what_was_done_makes_no_difference_at_all(game: Env[Any]) -> None:
+    """A unit that is on the baseline already is worth exactly 0, not a rounding error, simulated or closed."""
+    _, tau = lived(game, 20)
+    named = tau.action[0, 0].tolist()
+    same = tau.action == tau.action[0, 0]
+    assert not oracle(game, None, tau, "O8 simulated", named).values[same].any()
+    assert oracle(game, None, tau, "O8", named).values[same].abs().max() < 1e-12
+
+
 def test_a_plain_loop_agrees() -> None:
     """`relive` itself is what tests/brute.py finds: two independent brute forces."""
     game = WalkingRobot(2, 6, 2, 4, 2, 1, temptation=0.3)

@@ -14,11 +14,12 @@ class AgentTotal(Credit):
     """c_it = G(tau) - G(tau with agent i on its default throughout, the others' actions frozen) (O7, frozen).
 
     The whole-episode difference reward (Wolpert & Tumer 2002): it says who and leaves when open. Minus the mean over
-    the seed's live episodes at t.
+    the seed's live episodes at t. Frozen actions of others that reacted to agent i carry what it did into the
+    subtracted term, so the expected gradient is the team's only where nobody reacts to it (or N = 1).
     """
 
     signals = {Signal.RAW: Signal.ADVANTAGE}
-    aligned, efficient = True, False
+    aligned, efficient = False, False
     needs = ("simulator",)
     cost = "B N T"
 
