@@ -43,7 +43,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.base import Env, Episode, Step, choice, flatten, real, refuse_knob, whole
+from envs.base import Env, Episode, Step, choice, real, refuse_knob, whole
 
 HOLD = 0
 NO_FUSE = -1
@@ -57,6 +57,7 @@ class RobotState(NamedTuple):
     fuse: Tensor  # [B] int64, steps left before the fall, -1 while no error was made
     danger: Tensor  # [B, M m] int64, the decisive units as t * N + i
     decoy: Tensor  # [B, decoys] int64, units that show danger harmlessly
+    decisive: Tensor  # [B, N] bool, the units of `danger` at t
     cue: Tensor  # [B, N] int64, what each joint sees at t (before any panic)
     wobble: Tensor  # [B] the body's wobble; its dtype is the game's
 
@@ -137,7 +138,7 @@ class WalkingRobot(Env[RobotState]):
     @property
     def exogenous(self) -> tuple[str, ...]:
         """Fields of the state that no action moves."""
-        return ("t", "danger", "decoy", "cue")
+        return ("t", "danger", "decoy", "decisive", "cue")
 
     @property
     def _cue_slots(self) -> int:
@@ -188,15 +189,16 @@ class WalkingRobot(Env[RobotState]):
             taken = rest[:, : self.window * N].scatter(1, danger, 2.0)  # 2 sorts behind every number in [0,1)
             decoy = taken.argsort(dim=1, stable=True)[:, : self.decoys]
         t = torch.zeros(B, dtype=torch.int64, device=noise.device)
-        cue = self._draw_cues(t, danger, decoy, rest[:, -N:])
+        decisive = self._marks(danger, t)
+        cue = self._draw_cues(t, decisive, decoy, rest[:, -N:])
         alive = torch.ones(B, dtype=torch.bool, device=noise.device)
-        return RobotState(t, alive, torch.full_like(t, NO_FUSE), danger, decoy, cue, noise.new_zeros(B))
+        return RobotState(t, alive, torch.full_like(t, NO_FUSE), danger, decoy, decisive, cue, noise.new_zeros(B))
 
     def step(self, state: RobotState, action: Tensor, noise: Tensor) -> Step[RobotState]:
         """Light the fuse, fall, or be paid and burn one step of it."""
         N, T = self.n_agents, self.horizon
         _, safe, _, _ = self._on(action.device)
-        error = (self._marks(state.danger, state.t) & (action != safe)).any(-1)
+        error = (state.decisive & (action != safe)).any(-1)
         lit = torch.where(error & (state.fuse < 0), self.delay, state.fuse)
         falls = state.alive & (lit == 0)
         swings = (action == self.n_actions - 1).sum(-1).to(state.wobble.dtype)
@@ -207,9 +209,10 @@ class WalkingRobot(Env[RobotState]):
         if self.wobble > 0:
             wobble = 0.8 * wobble + swings / N + 0.3 * (noise[:, N] - 0.5)
         t = state.t + 1
-        cue = self._draw_cues(t, state.danger, state.decoy, noise[:, :N])
+        decisive = self._marks(state.danger, t)
+        cue = self._draw_cues(t, decisive, state.decoy, noise[:, :N])
         fuse = lit - (lit > 0).to(lit.dtype)
-        return Step(RobotState(t, alive, fuse, state.danger, state.decoy, cue, wobble), reward, ~alive)
+        return Step(RobotState(t, alive, fuse, state.danger, state.decoy, decisive, cue, wobble), reward, ~alive)
 
     def _marks(self, units: Tensor, t: Tensor) -> Tensor:
         """[B,N] bool: is (t, i) among `units` [B, any]?"""
@@ -217,12 +220,12 @@ class WalkingRobot(Env[RobotState]):
         here = (t * self.n_agents)[:, None] + joints
         return (units[:, :, None] == here[:, None, :]).any(1)
 
-    def _draw_cues(self, t: Tensor, danger: Tensor, decoy: Tensor, u: Tensor) -> Tensor:
+    def _draw_cues(self, t: Tensor, decisive: Tensor, decoy: Tensor, u: Tensor) -> Tensor:
         """d_i at scheduled and decoy units, elsewhere uniform over the other K - 1 cues."""
         d, _, _, _ = self._on(t.device)
         other = (u * (self.n_cues - 1)).long()
         other = other + (other >= d)
-        shown = self._marks(torch.cat((danger, decoy), 1) if self.decoys else danger, t)
+        shown = decisive | self._marks(decoy, t) if self.decoys else decisive
         return torch.where(shown, d, other)
 
     def _visible_cue(self, state: RobotState) -> Tensor:
@@ -324,9 +327,8 @@ class WalkingRobot(Env[RobotState]):
 
     def _scheduled(self, episode: Episode) -> Tensor:
         """[T,B,N] bool: the decisive units of recorded episodes."""
-        T, B = episode.action.shape[:2]
-        state = flatten(episode.state)
-        return self._marks(state.danger, state.t).reshape(T, B, self.n_agents)
+        decisive: Tensor = episode.state.decisive
+        return decisive
 
     def unit_differences(self, episode: Episode, baseline: Tensor) -> Tensor:
         """O8 for any baseline: G - G[a_it <- baseline_i], all other actions frozen at all T steps.
@@ -419,7 +421,7 @@ class WalkingRobot(Env[RobotState]):
         from envs.drawing import ALERT, BAD, CALM, FAINT, HEADER, INK, ODD, QUIET, Canvas
 
         t, fuse, alive = int(state.t[0]), int(state.fuse[0]), bool(state.alive[0])
-        decisive = self._marks(state.danger[:1], state.t[:1])[0].tolist()
+        decisive = state.decisive[0].tolist()
         decoy = self._marks(state.decoy[:1], state.t[:1])[0].tolist()
         body = CALM if alive else FAINT
         fills = [ALERT if real else ODD if false else body for real, false in zip(decisive, decoy, strict=True)]

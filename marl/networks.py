@@ -49,12 +49,13 @@ class Population(nn.Module):
             table = ((2 * u - 1) * gain / fan_in**0.5).flatten(0, 1)
             self.weights.append(nn.Parameter(table[:, :, :-1].contiguous()))
             self.biases.append(nn.Parameter(table[:, :, -1:].contiguous()))
+        self._layers = [*self.weights, *self.biases]  # the same parameters: walking a ParameterList takes its time
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, C, in, R] -> [S, C, out, R]; a network that is alone in its seed serves any number of groups C."""
         shape = x.shape[:2]
         groups = shape[1] // self.copies
-        layers = [p.repeat_interleave(groups, 0) if groups > 1 else p for p in (*self.weights, *self.biases)]
+        layers = [p.repeat_interleave(groups, 0) for p in self._layers] if groups > 1 else self._layers
         x = x.flatten(0, 1)
         mlp = partial(multilayer, activation=self.activation)
         return in_pieces(mlp, (x,), layers, CACHE_ROWS // x.shape[0]).unflatten(0, shape)

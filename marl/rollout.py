@@ -79,11 +79,12 @@ def draw_noise(
 def play(game: Env[Any], policy: Policy, noise: Noise) -> Trajectory:
     """Play B whole episodes with given noise."""
     records = []
+    masks_of = game.action_mask if isinstance(game, HasActionMask) else None
     with torch.inference_mode():
         state = game.reset(noise.reset)
         alive = torch.ones(noise.reset.shape[0], dtype=torch.bool, device=noise.reset.device)
         for t in range(game.horizon):
-            obs, mask = game.observe(state), legal(game, state)
+            obs, mask = game.observe(state), None if masks_of is None else masks_of(state)
             probs = policy(obs, mask)
             action = sample(probs, noise.policy[t])
             step = game.step(state, action, noise.step[t])
