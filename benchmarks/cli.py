@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
+import envs
 import marl
 from benchmarks.methods import METHODS, pick
 from benchmarks.plot import UsageError, parse, redraw
@@ -89,10 +90,15 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
 
 def listing() -> str:
     """Every method with its family, what it needs and what it costs; from the code's own declarations."""
-    lines = [f"{'method':26s} {'family':10s} needs; counterfactual simulator steps for B episodes"]
+    robot, spread = (envs.rules(name, n_agents=2) for name in ("walking_robot", "spread"))
+    lines = [f"{'method':26s} {'family':10s} chain; needs (+: privileged); counterfactual steps for B episodes"]
     for name, m in METHODS.items():
-        mark = " (privileged)" if m.privileged else ""
-        lines.append(f"{name:26s} {m.family:10s} {', '.join(m.needs) or 'nothing'}{mark}; {m.cost}")
+        parts = []
+        for part in m.credit(spread if "local rewards" in m.needs else robot).parts:
+            flags = [word for word in ("aligned", "efficient") if getattr(part, word)]
+            parts.append(f"{type(part).__name__} ({', '.join(flags) or '-'})")
+        needs = ", ".join(m.needs) or "nothing"
+        lines.append(f"{name:26s} {m.family:10s} {' > '.join(parts)}; {needs}{'+' if m.privileged else ''}; {m.cost}")
     return "\n".join(lines)
 
 
@@ -127,10 +133,13 @@ def plan(question: Question, options: Options) -> list[Cell]:
     if options.env_args and options.env is None:
         raise UsageError("--env-args needs --env: it gives the knobs of another game than the question's own")
     chosen = [name.strip() for text in options.methods for name in text.split(",") if name.strip()]
+    if options.methods and not chosen:
+        raise UsageError(f"--methods {' '.join(options.methods)!r} names no method (see --list)")
     names = pick(chosen) if chosen else list(question.methods)
     settings = question.settings(options.quick)
     if options.env is not None:
-        settings = [(options.env, knobs_from(options.env_args))]
+        name = envs.game_id(options.env) if options.env in envs.GAMES else options.env
+        settings = [(name, knobs_from(options.env_args))]
     cells = []
     for game, knobs in settings:
         outside = isinstance(marl.load(game, **knobs), MayRefuseBranches)
@@ -164,6 +173,8 @@ def knobs_from(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key.isidentifier():
             raise UsageError(f"--env-args {word!r} is not allowed; give knobs as key=value")
+        if key in knobs:
+            raise UsageError(f"--env-args gives {key} twice; give each knob once")
         try:
             knobs[key] = json.loads(text)
         except json.JSONDecodeError:

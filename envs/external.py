@@ -226,7 +226,7 @@ def _import(module: str, name: str) -> ModuleType:
         if error.name and (module == error.name or module.startswith(error.name + ".")):
             raise GameError(f"{name}: there is no module {error.name!r}{_closest(name, _nearby(error.name))}") from None
         raise GameError(f"{name}: importing {module} failed: {error}") from error
-    except (ImportError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise GameError(f"{name}: importing {module!r} failed: {error}") from error
 
 

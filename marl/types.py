@@ -43,7 +43,7 @@ class Trajectory(NamedTuple):
 class Truth(NamedTuple):
     """What an oracle answers."""
 
-    values: Tensor  # [T, B, N], 0 at dead steps
+    values: Tensor  # [T, B, N], 0 at dead steps (but for Shapley: a plan's units after an early end share the blame)
     error: Tensor  # [T, B, N] standard error of each value, 0 where exact
     cost: int  # simulator steps spent
     definition: str  # which oracle, in words, with its baseline and what was held fixed

@@ -67,8 +67,8 @@ class Credit(nn.Module, ABC):
     """One operator, signal in, signal out. Subclasses are final and are built with (context, **knobs)."""
 
     signals: ClassVar[Mapping[Signal, Signal]]  # what it takes -> what it then gives
-    aligned: ClassVar[bool]  # its expected gradient is the team's, when it stands alone on the team's return
-    efficient: ClassVar[bool]  # agents' shares sum to what came in
+    aligned: bool  # its mean gradient is the team's, where what it takes is; does not compose, hence we measure
+    efficient: bool  # agents' shares sum to what came in
     needs: ClassVar[tuple[str, ...]] = ()  # of: critic, model, simulator, policy, local rewards, safe action, truth
     cost: ClassVar[str] = "0"  # simulator steps for B whole episodes, in the letters of the axes
 

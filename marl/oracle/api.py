@@ -20,7 +20,7 @@ Ask = Callable[[Simulator, Policy, Trajectory, Tensor], Tensor]
 def _shapley(simulator: Simulator, policy: Policy, trajectory: Trajectory, baseline: Tensor) -> Tensor:
     if not isinstance(simulator.game, HasUnitShapley):
         raise ValueError(f"{type(simulator.game).__name__} knows no closed form of the Shapley value over units")
-    return simulator.game.unit_shapley(trajectory, baseline) * trajectory.alive[..., None]
+    return simulator.game.unit_shapley(trajectory, baseline)  # units after an early end share the blame too
 
 
 KINDS: dict[str, tuple[str, Ask]] = {
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[str, Ask]] = {
         "O8 frozen unit, by replays",
         lambda s, p, t, c: sampled.frozen_unit(s, t, c),
     ),
-    "O8 Shapley": ("Shapley value over (agent, step) units, absent units on the baseline", _shapley),
+    "O8 Shapley": ("Shapley value over all (agent, step) units, absent ones on the baseline, closed form", _shapley),
 }
 
 

@@ -18,7 +18,7 @@ class Reference(Credit):
     """An oracle used as credit. It is handed in as a callable: credit and its judge share no code."""
 
     signals = {Signal.RAW: Signal.ADVANTAGE}
-    aligned, efficient = True, False
+    aligned, efficient = False, False  # O6 has the team's gradient as its mean; O8, which freezes the others, has not
     needs = ("truth",)
     cost = "that of the oracle; a closed form is charged the steps it replaces"
 

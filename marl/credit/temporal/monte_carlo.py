@@ -23,6 +23,7 @@ class MonteCarlo(Credit):
         check_fraction(self, "discount", discount)
         check_choice(self, "baseline", baseline, BASELINES)
         self.discount, self.baseline = discount, baseline
+        self.aligned = discount == 1
 
     def forward(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
         """[T,B,N] -> [T,B,N]."""
