@@ -355,5 +355,5 @@ def test_the_list_is_the_code_s_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == 1 + len(METHODS)
     for line, (name, method) in zip(lines[1:], METHODS.items(), strict=True):
         assert line.startswith(name) and method.family in line and line.endswith(method.cost)
-        assert ("(privileged)" in line) == method.privileged
+        assert ("+; " in line) == method.privileged
         assert all(need in line for need in method.needs)
