@@ -22,7 +22,7 @@ from marl.credit.temporal.monte_carlo import MonteCarlo
 from marl.credit.temporal.n_step import NStep
 from marl.critic import Fit
 from marl.experiment import Method
-from marl.learn.policy_gradient import Ppo
+from marl.learn.policy_gradient import Ppo, Reinforce
 from marl.oracle import baseline_of, closed, natural_baseline, sampled
 from marl.rollout import Simulator
 from marl.types import Policy, Trajectory
@@ -53,6 +53,10 @@ PPO = Ppo(
 )
 PPO_FIT = Fit(lr=2.5e-4, anneal=True, passes=4, minibatches=4, hidden=(64, 64), activation="tanh", max_grad_norm=0.5)
 
+# The truth is sparse: in many a batch an agent is no culprit at all. To divide by the batch's root mean square would
+# then blow the trifles that are left (its swings) up to full size; Adam alone sets the step.
+UNSCALED = Reinforce(scale=False)
+
 METHODS: dict[str, Method] = {
     # whole returns: everyone is told everything
     "team + return": Method((Team, MonteCarlo), "baseline"),
@@ -81,8 +85,8 @@ METHODS: dict[str, Method] = {
     "difference on Q": Method((partial(SimulatedQ, kind="difference", at_most=4),), "joint"),
     "aristocrat on Q": Method((partial(SimulatedQ, at_most=4),), "joint"),
     # the truth, used as credit
-    "reference O8": Method((partial(Reference, oracle=frozen_unit_truth),), "reference"),
-    "reference O6": Method((partial(Reference, oracle=unit_effect_truth),), "reference"),
+    "reference O8": Method((partial(Reference, oracle=frozen_unit_truth),), "reference", UNSCALED),
+    "reference O6": Method((partial(Reference, oracle=unit_effect_truth),), "reference", UNSCALED),
 }
 
 
