@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_networks import separate
@@ -425,3 +426,15 @@ def test_partial_methods_keep_their_knobs() -> None:
     chain = Method((METHODS["team + return"].chain[0], partial(METHODS["team + return"].chain[1], discount=0.5)), "x")
     built = chain.credit(ROBOT)
     assert built.parts[1].discount == 0.5
+
+
+@pytest.mark.slow
+def test_sparse_truth_must_not_be_scaled_by_its_batch() -> None:
+    """Why the reference is unscaled: in a batch without its error an agent is told its trifles at full volume."""
+    game = WalkingRobot(n_agents=12, delay=40)
+    reference, found = METHODS["reference O8"], {}
+    for scale in (False, True):
+        method = replace(reference, learner=replace(reference.learner, scale=scale))
+        rows = run(Experiment(game, method, range(100, 105), 25 * 3200, points=1, judge=False, final_episodes=32))
+        found[scale] = np.mean([row.value for row in rows if row.metric == "final_return"])
+    assert found[False] > 0.8 > 0.5 > found[True]
