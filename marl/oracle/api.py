@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from envs.base import Env, HasSafeAction, HasUnitShapley, default_actions
-from marl.oracle import sampled
 from marl.oracle.closed import unit_difference
+from marl.oracle.sampled import agent_total, frozen_unit, unit_effect
 from marl.rollout import Simulator, uniform_policy
 from marl.types import Policy, Trajectory, Truth
 
@@ -26,11 +26,11 @@ def _shapley(simulator: Simulator, policy: Policy, trajectory: Trajectory, basel
 KINDS: dict[str, tuple[str, Ask]] = {
     "O6": (
         "O6 unit effect: G_t minus its mean over a_it ~ pi_i, same noise, everyone reacting (inverse CDF)",
-        lambda s, p, t, c: sampled.unit_effect(s, p, t),
+        lambda s, p, t, c: unit_effect(s, p, t),
     ),
     "O7": (
         "O7 agent total: G minus G with the agent on its baseline throughout, the others frozen",
-        lambda s, p, t, c: sampled.agent_total(s, t, c),
+        lambda s, p, t, c: agent_total(s, t, c),
     ),
     "O8": (
         "O8 frozen unit: G_t minus G_t with a_it on its baseline, all other actions frozen",
@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[str, Ask]] = {
     ),
     "O8 simulated": (
         "O8 frozen unit, by replays",
-        lambda s, p, t, c: sampled.frozen_unit(s, t, c),
+        lambda s, p, t, c: frozen_unit(s, t, c),
     ),
     "O8 Shapley": ("Shapley value over all (agent, step) units, absent ones on the baseline, closed form", _shapley),
 }
