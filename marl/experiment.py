@@ -1,7 +1,7 @@
 """From a question to rows: play, assign credit, learn from it, and hold the credit against the truth.
 
-Read this page first. `run` is the whole loop: rollout -> chain.assign -> learner.update -> scores against the oracle.
-Everything else in the project is called from here.
+Read this page first. `learn` is the whole loop: rollout -> chain.trace -> learner.update -> chain.fit; `run` holds it
+against the oracle and yields rows. Everything else in the project is called from here.
 """
 
 from __future__ import annotations
