@@ -21,7 +21,7 @@ lint: $(STAMP)
 # The pictures that the README shows, from the full grid (an hour or more; a killed run goes on where it was).
 figures: $(STAMP)
 	$(BIN)/python -m benchmarks.compare --seeds 10 --steps 300000 --out results/compare-full
-	cp $(addprefix results/compare-full/figures/,phase_map.png credit_heatmap.png learning_curves.png) benchmarks/images/
+	cp $(addprefix results/compare-full/figures/,phase_map.png credit_heatmap.png) benchmarks/images/
 
 $(STAMP): setup.cfg constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
