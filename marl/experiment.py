@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+import marl.metrics as metrics
 from envs.base import Env, HasUnitDifferences, MayRefuseBranches
-from marl import metrics
 from marl.credit.base import (
     Chain,
     ChainError,
