@@ -13,6 +13,8 @@ from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar, runtim
 import torch
 from torch import Tensor
 
+from envs.noise import Atoms
+
 StateT = TypeVar("StateT", bound=tuple[Any, ...])
 """A game's state: a NamedTuple of tensors, each with the batch axis first."""
 
@@ -175,6 +177,20 @@ class HasOptimalValue(Protocol):
 
 
 @runtime_checkable
+class HasFiniteNoise(Protocol):
+    """The luck of a reset and of a step has finitely many cases (`envs.noise.atoms`): exact oracles enumerate them.
+
+    A game without any noise need not say so.
+    """
+
+    def reset_atoms(self) -> Atoms:
+        """All that `reset` can meet."""
+
+    def step_atoms(self) -> Atoms:
+        """All that one `step` can meet, from whatever state (cases that only some states tell apart included)."""
+
+
+@runtime_checkable
 class HasTimeLimit(Protocol):
     """Episodes can be cut short from outside; their value does not end there, so critics bootstrap."""
 
@@ -230,6 +246,7 @@ CAPABILITIES: dict[str, type] = {
     "unit_differences": HasUnitDifferences,
     "unit_shapley": HasUnitShapley,
     "optimal_value": HasOptimalValue,
+    "step_atoms": HasFiniteNoise,
     "truncated": HasTimeLimit,
     "scripted_action": HasScriptedPolicy,
     "safe_action": HasSafeAction,

@@ -11,9 +11,18 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Atoms(NamedTuple):
+    """All the luck there is, where a game tells only finitely many cases apart: one noise vector a case."""
+
+    noise: Tensor  # [K, size] float64 in [0,1): a representative of each case
+    probability: Tensor  # [K] float64, sums to 1
+
 
 BITS = 24  # a float32 holds 24 bits exactly, so float32 and float64 runs meet equal noise
 
@@ -76,3 +85,23 @@ def uniform(
     key = _mix(_mix(_mix(seeds + _purpose_key(purpose)) + episodes * _GOLDEN))
     table = _mix(key[:, None] + _counter(prod(shape), key.device))
     return (_shift(table, 64 - BITS).to(dtype) * 2.0**-BITS).reshape(len(table), *shape)
+
+
+def atoms(*cuts: Sequence[float]) -> Atoms:
+    """The cases of independent uniform numbers, number j being told apart only at the points cuts[j] of (0,1).
+
+    K = prod_j (len(cuts[j]) + 1); the representative of a cell is its middle, its probability its width.
+    Example: atoms([0.2], [1/3, 2/3]) has 6 cases of a pair of numbers; atoms() is the one case of no noise.
+    """
+    middles, widths = [], []
+    for points in cuts:
+        edges = torch.tensor([0.0, *sorted(set(points)), 1.0], dtype=torch.float64)
+        middles.append((edges[1:] + edges[:-1]) / 2)
+        widths.append(edges[1:] - edges[:-1])
+    if not cuts:
+        return Atoms(torch.zeros(1, 0, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    noise, width = (
+        torch.stack([x.reshape(-1) for x in torch.meshgrid(*columns, indexing="ij")], dim=-1)
+        for columns in (middles, widths)
+    )
+    return Atoms(noise, width.prod(-1))
