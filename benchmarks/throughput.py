@@ -1,36 +1,121 @@
-"""How fast? Environment steps per second of training on walking_robot, and what a batch of seeds saves."""
+"""How fast? Steps per second of every game's rules beside mpe2's own stepping, and of training."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 
+import envs
 import marl
 from benchmarks.methods import METHODS, pick
 from benchmarks.plot import UsageError, parse
+from envs.base import Env
+from envs.noise import uniform
 from marl.experiment import Experiment, learn
+
+PARTS = ("rules", "training")
+STEPS = 200  # steps of a small batch that one timing takes
+ROWS = 1 << 17  # ... and rows of a large one, so that every timing has some milliseconds
+AT = 1024  # the batch at which games are compared
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time whole updates (rollout, credit, learning) on walking_robot, T=100, D=40, 32 episodes a seed."""
+    """Time the rules of games (a step and what all agents then see) and whole updates of training."""
 
+    what: tuple[str, ...] = PARTS
+    """rules, training"""
+    games: tuple[str, ...] = tuple(envs.GAMES)
+    """games whose rules are timed, with their default knobs"""
+    batches: tuple[int, ...] = (1, 64, 1024, 4096)
+    """episodes side by side in the rules"""
     methods: tuple[str, ...] = ("team + return",)
-    """legend names"""
+    """legend names, trained on walking_robot, T=100, D=40, 32 episodes a seed"""
     n_agents: tuple[int, ...] = (3, 12)
-    """team sizes"""
+    """team sizes in training"""
     seeds: tuple[int, ...] = (1, 5, 10)
     """numbers of seeds trained at once"""
     updates: int = 20
-    """updates timed in each repeat"""
+    """updates timed in each repeat of training"""
     repeats: int = 5
-    """repeats, interleaved over numbers of seeds; medians are printed"""
+    """repeats, interleaved over what is compared; medians are printed"""
     threads: int = 2
     """torch threads"""
+
+
+def rules_timer(game: Env[Any], batch: int) -> Callable[[], float]:
+    """A function that times random play: env-steps/s of `step` and then `observe`, noise and actions at hand."""
+    steps = max(1, min(STEPS, ROWS // batch))
+    rows = torch.arange(batch)
+    first = uniform("throughput/reset", 0, rows, (game.reset_noise_size,))
+    later = uniform("throughput/step", 0, rows, (game.horizon, game.step_noise_size)).transpose(0, 1).contiguous()
+    u = uniform("throughput/action", 0, rows, (game.horizon, game.n_agents)).transpose(0, 1)
+    plan = (u * game.n_actions).long().contiguous()
+
+    def rate() -> float:
+        with torch.inference_mode():
+            start = time.perf_counter()
+            for k in range(steps):
+                if k % game.horizon == 0:
+                    state = game.reset(first)
+                    game.observe(state)
+                state = game.step(state, plan[k % game.horizon], later[k % game.horizon]).state
+                game.observe(state)
+            return steps * batch / (time.perf_counter() - start)
+
+    return rate
+
+
+def mpe2_timer() -> Callable[[], float]:
+    """mpe2's simple_spread_v3 stepping itself, one episode at a time: env-steps per second."""
+    from mpe2 import simple_spread_v3
+
+    env = simple_spread_v3.parallel_env(local_ratio=0.0)
+    env.reset(seed=0)
+    space = env.action_space(env.possible_agents[0])
+    plans = [{agent: space.sample() for agent in env.possible_agents} for _ in range(STEPS)]
+
+    def rate() -> float:
+        start = time.perf_counter()
+        for plan in plans:
+            if not env.agents:
+                env.reset()
+            env.step(plan)
+        return STEPS / (time.perf_counter() - start)
+
+    return rate
+
+
+def report_rules(arguments: Arguments) -> None:
+    """A line a game: env-steps per second at each batch, against mpe2, and time an agent-step against spread's."""
+    games = {name: envs.rules(name) for name in dict.fromkeys((*arguments.games, "spread"))}
+    timers = {(name, b): rules_timer(game, b) for name, game in games.items() for b in {*arguments.batches, AT}}
+    mpe2 = mpe2_timer()
+    rates: dict[Any, list[float]] = {key: [] for key in (*timers, "mpe2")}
+    for timer in (mpe2, *timers.values()):
+        timer()  # warm up
+    for _ in range(arguments.repeats):
+        for key, timer in timers.items():
+            rates[key].append(timer())
+        rates["mpe2"].append(mpe2())
+    peer = median(rates["mpe2"])
+    print("rules: env-steps/s (times mpe2's simple_spread_v3 stepping in brackets), median of interleaved repeats")
+    heads = "".join(f"{f'B={b}':>21s}" for b in arguments.batches)
+    print(f"{'game':18s} {'N':>3s}{heads}  time of an agent-step at B={AT} / spread's")
+    print(f"{'mpe2 itself':18s} {3:3d}{f'{peer:,.0f} (1)':>21s}")
+    spread = median(rates["spread", AT]) * games["spread"].n_agents
+    for name in arguments.games:
+        middle = {b: median(rates[name, b]) for b in {*arguments.batches, AT}}
+        cells = "".join(f"{f'{middle[b]:,.0f} ({middle[b] / peer:,.3g})':>21s}" for b in arguments.batches)
+        slower = spread / (middle[AT] * games[name].n_agents)
+        print(f"{name:18s} {games[name].n_agents:3d}{cells}  {slower:.2f}", flush=True)
+    print()
 
 
 def seconds(method: str, n_agents: int, seeds: int, updates: int) -> float:
@@ -41,8 +126,9 @@ def seconds(method: str, n_agents: int, seeds: int, updates: int) -> float:
     return last.seconds
 
 
-def report(arguments: Arguments) -> None:
+def report_training(arguments: Arguments) -> None:
     """One line a (method, team size, number of seeds): steps per second, and time relative to one seed's."""
+    print("training on walking_robot: env-steps/s of whole updates (rollout, credit, learning)")
     print(f"{'method':24s} {'N':>4s} {'seeds':>6s} {'env-steps/s':>12s}  time / time of {arguments.seeds[0]} seed(s)")
     for method in pick(list(arguments.methods)):
         for n in arguments.n_agents:
@@ -56,15 +142,32 @@ def report(arguments: Arguments) -> None:
                 print(f"{method:24s} {n:4d} {s:6d} {rate:12,.0f}  {ratio:.2f}", flush=True)
 
 
+def check(chosen: Arguments) -> None:
+    """Refuse, before any work, what cannot be timed."""
+    for knob in ("updates", "repeats", "threads"):
+        if getattr(chosen, knob) < 1:
+            raise UsageError(f"--{knob} {getattr(chosen, knob)} is not allowed; it must be 1 or more")
+    for knob in ("batches", "n_agents", "seeds"):
+        if not getattr(chosen, knob) or min(getattr(chosen, knob)) < 1:
+            raise UsageError(f"--{knob.replace('_', '-')} takes whole numbers, 1 or more")
+    for word in chosen.what:
+        if word not in PARTS:
+            raise UsageError(f"--what {word} is not allowed; it must be one or more of {', '.join(PARTS)}")
+    pick(list(chosen.methods))
+    for name in chosen.games:
+        envs.rules(name)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     try:
         chosen = parse(Arguments, arguments, "python -m benchmarks.throughput")
-        for knob in ("updates", "repeats", "threads"):
-            if getattr(chosen, knob) < 1:
-                raise UsageError(f"--{knob} {getattr(chosen, knob)} is not allowed; it must be 1 or more")
+        check(chosen)
         torch.set_num_threads(chosen.threads)
-        report(chosen)
+        if "rules" in chosen.what:
+            report_rules(chosen)
+        if "training" in chosen.what:
+            report_training(chosen)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

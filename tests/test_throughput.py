@@ -1,0 +1,45 @@
+"""The speed report runs from the command line on every game, and what it prints is what it was asked for."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import envs
+from benchmarks import throughput
+
+
+def test_rules_of_every_game_are_timed_beside_mpe2(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line a game with a positive rate at every batch; spread is its own yardstick."""
+    assert throughput.main(["--what", "rules", "--batches", "1", "3", "--repeats", "1", "--threads", "1"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert set(envs.GAMES) < set(lines)
+    for name in envs.GAMES:
+        rates = [float(x.replace(",", "")) for x in re.findall(r"([\d,.]+) \(", lines[name])]
+        assert len(rates) == 2 and min(rates) > 0
+    assert lines["spread"].endswith(" 1.00")
+
+
+def test_training_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each team size and number of seeds; the first number of seeds is the unit."""
+    arguments = "--what training --n-agents 2 --seeds 1 2 --updates 1 --repeats 1 --threads 1".split()
+    assert throughput.main(arguments) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("team + return")]
+    assert [line[3:5] for line in lines] == [["2", "1"], ["2", "2"]] and lines[0][-1] == "1.00"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--what", "speed"], "--what speed is not allowed; it must be one or more of rules, training"),
+        (["--batches", "0"], "--batches takes whole numbers, 1 or more"),
+        (["--repeats", "0"], "--repeats 0 is not allowed"),
+        (["--games", "robot"], "there is no game 'robot'"),
+        (["--methods", "tea"], "there is no method 'tea'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused before anything is timed, exit status 2."""
+    assert throughput.main(arguments) == 2
+    assert sentence in capsys.readouterr().err
