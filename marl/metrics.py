@@ -2,11 +2,13 @@
 
 Shapes: credit `c` and `truth` [T,B,N], `alive` [T,B] bool; every score is [B] float64. Only alive steps count. A score
 that is undefined (no variance, no culprit, one agent, one step, a credit that is not finite) is NaN; `average` counts
-the others. Numbers closer than 1e-6 of an episode's largest are ties: rounding is not ranked.
+the others. Numbers closer than 1e-6 of an episode's largest are ties: rounding is not ranked. Scores that need many
+episodes (`centred_rmse`, `gradient`) or pairs of situations (`factoredness`, `learnability`) say their own shapes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +36,31 @@ class Split(NamedTuple):
     which: Array  # the rest: which agent's which action, beyond who and when
 
 
+class Centred(NamedTuple):
+    """A centred error, and how much of the credit it could be measured on; [S] each."""
+
+    value: Array  # NaN where no group has two distinct actions
+    coverage: Array  # share of the alive units (t,i) that lie in such groups
+
+
+class GradientScore(NamedTuple):
+    """How well samples of a gradient follow the true one, [...] each; lengths in units of the true gradient's."""
+
+    cosine: Array  # of the mean sample with the truth
+    relative_error: Array  # |mean - truth| / |truth|; holds the noise of the mean as well
+    bias: Array  # |E g - truth| / |truth|, the noise of the mean taken out
+    variance: Array  # tr Cov(g) / |truth|^2, of one sample
+    snr: Array  # signal-to-noise of one sample, (|mean|^2 - tr Cov / n) / tr Cov
+
+
+class Factored(NamedTuple):
+    """How often an agent's own change moves its credit the way it moves the team's reward, [...] each."""
+
+    value: Array  # share of pairs with equal signs; both unmoved counts as equal
+    strict: Array  # share of pairs in which both move, and the same way (a tie counts against it)
+    ties: Array  # share of pairs in which the credit, the team's reward or both do not move
+
+
 def average(score: ArrayLike) -> Average:
     """Mean of the defined episodes, with their number."""
     x = np.asarray(score, dtype=float)
@@ -58,6 +85,54 @@ def rmse(c: ArrayLike, truth: ArrayLike, alive: ArrayLike) -> Array:
     """sqrt mean (c - truth)^2 over the alive units, in units of return."""
     mask, (x, y) = _flat(alive, c, truth)
     return np.sqrt(_mean(mask, (x - y) ** 2))
+
+
+def state_keys(state: Sequence[ArrayLike]) -> NDArray[np.int64]:
+    """[T,B] a number for each state, equal for equal ones: what `centred_rmse` groups by.
+
+    state: the fields of a state, [T,B,...] each (a game's NamedTuple as recorded).
+    """
+    fields = [np.asarray(x) for x in state]
+    t, b = fields[0].shape[:2]
+    table = np.concatenate([x.reshape(t * b, -1).astype(float) for x in fields], axis=1)
+    return np.unique(table, axis=0, return_inverse=True)[1].reshape(t, b).astype(np.int64)
+
+
+def centred_rmse(
+    c: ArrayLike, truth: ArrayLike, alive: ArrayLike, action: ArrayLike, state: ArrayLike, n_seeds: int = 1
+) -> Centred:
+    """sqrt mean (d - mean of d in its group)^2, d = c - truth: the error that no baseline b(t, s, i) can explain.
+
+    A group is the alive units of one (seed, t, state, agent). Only groups with two distinct actions count: in the
+    others a credit has nothing to tell apart, and any is perfect.
+
+    Args:
+        action: [T,B,N] integers. state: [T,B] integers, equal for equal states (see `state_keys`).
+        n_seeds: B = S * E rows, seed-major; groups never cross seeds, for credit is a function of the policy.
+    """
+    mask, (x, y, taken) = _flat(alive, c, truth, action)
+    t, b, n = np.shape(c)
+    if np.shape(state) != (t, b) or n_seeds < 1 or b % n_seeds:
+        raise ValueError(
+            f"state {np.shape(state)} must be [T,B] = {(t, b)}, and n_seeds={n_seeds} a divisor of B, 1 or more"
+        )
+    seed = np.repeat(np.arange(n_seeds), b // n_seeds)[:, None, None]
+    where = np.asarray(state).T[:, :, None]
+    unit = np.broadcast_arrays(seed, np.arange(t)[None, :, None], where, np.arange(n)[None, None])
+    # Rows of a table with the state as it is: a product of ranges could overflow where states are hashes.
+    table = np.stack([u.reshape(b, t * n)[mask] for u in unit], axis=1)
+    group = np.unique(table, axis=0, return_inverse=True)[1].ravel() if len(table) else np.empty(0, dtype=int)
+    size = np.bincount(group)
+    low, high = np.full(len(size), np.inf), np.full(len(size), -np.inf)
+    np.minimum.at(low, group, taken[mask])
+    np.maximum.at(high, group, taken[mask])
+    told = (high > low)[group]
+    gap = (x - y)[mask]
+    rest = gap - (np.bincount(group, gap) / np.maximum(size, 1))[group]
+    of = table[:, 0].astype(int)
+    covered = np.bincount(of, told, n_seeds)
+    error = np.bincount(of, np.where(told, rest**2, 0.0), n_seeds)
+    return Centred(np.sqrt(_divide(error, covered)), _divide(covered, np.bincount(of, minlength=n_seeds)))
 
 
 def sign_accuracy(c: ArrayLike, truth: ArrayLike, alive: ArrayLike) -> Array:
@@ -138,6 +213,94 @@ def split(c: ArrayLike, truth: ArrayLike, alive: ArrayLike) -> Split:
     return Split(who, when, which)
 
 
+def conservation_gap(c: ArrayLike, total: ArrayLike, alive: ArrayLike, discount: float = 1.0) -> Array:
+    """sum_{t,i} discount^t c_it - total: what the agents were given beyond what there was to share, in return.
+
+    total [B]: what a ledger has to explain, G_0 - V(s_0) - sum_t discount^t luck_t for credit of actions, or the
+    episode's return for redistributions of it. NaN where credit or total is not finite, or nothing is alive.
+    """
+    mask, (x,) = _flat(alive, c)
+    t, b, n = np.shape(c)
+    whole = np.asarray(total, dtype=float)
+    if whole.shape != (b,):
+        raise ValueError(f"total {whole.shape} must be [B] = {(b,)}")
+    weight = np.repeat(discount ** np.arange(t, dtype=float), n)
+    gap = np.sum(x * weight, axis=1) - whole
+    return np.where(mask.any(axis=1) & np.isfinite(whole), gap, np.nan)
+
+
+def gradient(samples: ArrayLike, truth: ArrayLike) -> GradientScore:
+    """Samples g [..., n, P] of a gradient (one a batch of episodes) against the true one [..., P].
+
+    With m their mean and Cov their unbiased covariance, E|m - truth|^2 = |E g - truth|^2 + tr Cov / n, so that
+        bias^2 = (|m - truth|^2 - tr Cov / n) / |truth|^2  (0 where noise makes it negative),
+        bias^2 + variance = mean_k |g_k - truth|^2 / |truth|^2, exactly, where it is not cut off at 0.
+    snr can be negative where there is no signal. NaN: fewer than two samples (but for cosine and relative_error), a
+    true gradient of 0 (but for snr), no variance (snr), or a number that is not finite.
+    """
+    g, g0 = np.asarray(samples, dtype=float), np.asarray(truth, dtype=float)
+    if g.ndim < 2 or g.shape[-1:] != g0.shape[-1:] or g.shape[:-2] != g0.shape[:-1]:
+        raise ValueError(f"samples must be [..., n, P] and the truth [..., P], not {g.shape} and {g0.shape}")
+    n = g.shape[-2]
+    finite = np.isfinite(g).all(axis=(-2, -1)) & np.isfinite(g0).all(axis=-1) & (n > 0)
+    g, g0 = np.where(finite[..., None, None], g, 0.0), np.where(finite[..., None], g0, 0.0)
+    mean = np.sum(g, axis=-2) / max(1, n)
+    spread = np.sum((g - mean[..., None, :]) ** 2, axis=(-2, -1))
+    noise = spread / (n - 1) if n > 1 else np.full_like(spread, np.nan)
+    signal, size = np.sum(mean**2, axis=-1), np.sum(g0**2, axis=-1)
+    apart = np.sum((mean - g0) ** 2, axis=-1)
+    found = (
+        _divide(np.sum(mean * g0, axis=-1), np.sqrt(signal * size)),
+        np.sqrt(_divide(apart, size)),
+        np.sqrt(np.maximum(0.0, _divide(apart - noise / max(1, n), size))),
+        _divide(noise, size),
+        _divide(signal - noise / max(1, n), noise),
+    )
+    return GradientScore(*(np.where(finite, x, np.nan) for x in found))
+
+
+def factoredness(
+    credit: ArrayLike, credit_changed: ArrayLike, team: ArrayLike, team_changed: ArrayLike, valid: ArrayLike = True
+) -> Factored:
+    """Share of pairs (z, z') with sign(g_i(z) - g_i(z')) = sign(G(z) - G(z')) (Agogino & Tumer 2008).
+
+    z and z' differ in agent i's action alone. What is good for i is then good for the team. Agogino & Tumer count
+    u[(g - g')(G - G')], u the unit step, in which ties count for nothing: that is `strict`.
+
+    Args:
+        credit, credit_changed: g_i at z and at z', [K, ...], K pairs each (e.g. [K,N] for every agent at once).
+        team, team_changed: G at z and at z', the same shape. valid: [K, ...] bool, the pairs to look at.
+    Returns: [...] each; NaN where no pair is valid.
+    """
+    g, g1, team_, team1 = (np.asarray(x, dtype=float) for x in (credit, credit_changed, team, team_changed))
+    if not (g.ndim and g.shape == g1.shape == team_.shape == team1.shape):
+        raise ValueError(f"the four must be [K, ...] of one shape, not {[x.shape for x in (g, g1, team_, team1)]}")
+    own, whole = _moves(g, g1), _moves(team_, team1)
+    counts = np.broadcast_to(np.asarray(valid, dtype=bool), g.shape) & np.isfinite(own) & np.isfinite(whole)
+    pairs = np.sum(counts, axis=0)
+    equal, strict, ties = own == whole, own * whole > 0, own * whole == 0
+    return Factored(*(_divide(np.sum(x & counts, axis=0), pairs) for x in (equal, strict, ties)))
+
+
+def learnability(
+    credit: ArrayLike, own_changed: ArrayLike, others_changed: ArrayLike, valid: ArrayLike = True
+) -> Array:
+    """E|g_i(z) - g_i(z_-i, z'_i)| / E|g_i(z) - g_i(z'_-i, z_i)| (Agogino & Tumer 2008): signal to noise of a credit.
+
+    Args:
+        credit, own_changed, others_changed: g_i at z, with agent i's action replaced, and with the others' replaced,
+            [K, ...]. valid: [K, ...] bool.
+    Returns: [...]; infinite where the others do not move it at all, NaN where nothing does or no sample is valid.
+    """
+    g, mine, theirs = (np.asarray(x, dtype=float) for x in (credit, own_changed, others_changed))
+    if not (g.ndim and g.shape == mine.shape == theirs.shape):
+        raise ValueError(f"the three must be [K, ...] of one shape, not {[x.shape for x in (g, mine, theirs)]}")
+    counts = np.broadcast_to(np.asarray(valid, dtype=bool), g.shape)
+    counts = counts & np.isfinite(g) & np.isfinite(mine) & np.isfinite(theirs)
+    top, bottom = (np.sum(np.abs(_gap(g, x)), axis=0, where=counts) for x in (mine, theirs))
+    return np.where((bottom == 0) & (top > 0), np.inf, _divide(top, bottom))
+
+
 def scores(c: ArrayLike, truth: ArrayLike, alive: ArrayLike, failed: ArrayLike | None = None) -> dict[str, Array]:
     """Every score of this page under the name that results use, [B] each. failed: as `culprits`."""
     guilty = culprits(truth, alive, failed)
@@ -173,6 +336,18 @@ def _flat(alive: ArrayLike, *arrays: ArrayLike) -> tuple[Mask, list[Array]]:
     for x in flat:
         mask = mask & np.all(np.isfinite(x) | ~mask, axis=1, keepdims=True)
     return mask, [np.where(mask, x, 0.0) for x in flat]
+
+
+def _gap(before: Array, after: Array) -> Array:
+    """before - after [K, ...], 0 where they differ by rounding of the largest of the K."""
+    sizes = [np.max(np.where(np.isfinite(x), np.abs(x), 0.0), axis=0, initial=0.0) for x in (before, after)]
+    with np.errstate(invalid="ignore"):  # infinity less itself is NaN, and is left out by the caller
+        gap = before - after
+    return np.where(np.abs(gap) <= TIE * np.maximum(*sizes), 0.0, gap)
+
+
+def _moves(before: Array, after: Array) -> Array:
+    return np.sign(_gap(before, after))
 
 
 def _divide(a: ArrayLike, b: ArrayLike) -> Array:
