@@ -7,22 +7,27 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 import envs
 import marl
+from benchmarks import figures
+from benchmarks.figures import style
 from benchmarks.methods import METHODS, pick
 from benchmarks.plot import UsageError, parse, redraw
 from benchmarks.sweep import Cell, estimate, missing, run_cells
 from envs.base import MayRefuseBranches
 from marl import tensorboard
 from marl.credit.base import ChainError
-from marl.results import ResultsError, cell_id, prepare, read
+from marl.results import ResultsError, canonical, cell_id, prepare
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EVALUATION = (16, 32, 320)  # points, episodes at each, episodes at the end
 OUTSIDE_EVALUATION = (8, 16, 64)  # games from outside are stepped one episode at a time
@@ -68,6 +73,7 @@ class Question:
     settings: Callable[[bool], list[tuple[str, dict[str, Any]]]]  # quick -> settings of the sweep
     methods: tuple[str, ...]
     steps: tuple[int, int] = (500_000, 200_000)  # full, quick
+    episodes: tuple[int, int] | None = None  # in place of steps, where horizons differ: equally many whole episodes
     seeds: tuple[int, int] = (30, 5)
 
 
@@ -142,11 +148,15 @@ def plan(question: Question, options: Options) -> list[Cell]:
         settings = [(name, knobs_from(options.env_args))]
     cells = []
     for game, knobs in settings:
-        outside = isinstance(marl.load(game, **knobs), MayRefuseBranches)
+        loaded = marl.load(game, **knobs)
+        outside = isinstance(loaded, MayRefuseBranches)
         seeds = options.seeds or (OUTSIDE_SEEDS if outside and not options.quick else question.seeds[options.quick])
-        steps = options.steps or question.steps[options.quick]
+        steps, budget = options.steps or question.steps[options.quick], ""
+        if question.episodes is not None and options.steps is None:
+            episodes = question.episodes[options.quick]
+            steps, budget = episodes * loaded.horizon, f"{episodes} episodes"
         evaluation = OUTSIDE_EVALUATION if outside else EVALUATION
-        cells += [Cell(question.name, game, knobs, m, seeds, steps, options.threads, evaluation) for m in names]
+        cells += [Cell(question.name, game, knobs, m, seeds, steps, options.threads, evaluation, budget) for m in names]
     if not chosen:
         return _fitting(cells)
     for cell in cells:
@@ -185,11 +195,13 @@ def knobs_from(words: Sequence[str]) -> dict[str, Any]:
 def _print_plan(question: Question, cells: list[Cell], todo: list[Cell], folder: Path) -> None:
     settings = {json.dumps([c.game, c.knobs]): c for c in cells}
     methods = list(dict.fromkeys(c.method for c in cells))
-    one = cells[0]
+    seeds, steps = cells[0].seeds, sorted({c.steps for c in cells})
+    span = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    updates = sorted({c.experiment.updates for c in cells})
     print(f"{question.name}: {len(settings)} games x {len(methods)} methods = {len(cells)} cells")
     print(f"  games:    {'; '.join(_about(c) for c in settings.values())}")
     print(f"  methods:  {'; '.join(methods)}")
-    print(f"  budget:   {one.seeds} seeds x {one.steps:,} environment steps = {one.experiment.updates} updates a cell")
+    print(f"  budget:   {seeds} seeds x {span} environment steps = {'-'.join(map(str, updates))} updates a cell")
     print(f"  on disk:  {len(cells) - len(todo)} cells done, {len(todo)} to run, in {folder}")
 
 
@@ -257,21 +269,37 @@ class Progress:
 
 
 def final_table(folder: Path, cells: set[str]) -> str:
-    """Methods x games: interquartile mean of the final score (return where no score is known) over seeds."""
-    rows = read(folder, cells)
-    metric = "final_score" if (rows["metric"] == "final_score").any() else "final_return"
-    rows = rows[rows["metric"] == metric]
-    varying = [k for k in ("n_agents", "delay") if k in rows and rows[k].nunique() > 1]
-    order = [name for name in METHODS if name in set(rows["method"])]
-    columns = rows.groupby(varying, sort=True) if varying else [((), rows)]
-    heads = [", ".join(f"{k}={v}" for k, v in zip(varying, key, strict=True)) or metric for key, _ in columns]
-    width = max(12, *(len(h) + 2 for h in heads))
-    title = f"{metric.replace('_', ' ')}, interquartile mean over seeds"
-    lines = ["", title, f"{'':26s}" + "".join(f"{h:>{width}s}" for h in heads)]
-    for method in order:
-        values = [marl.statistics.iqm(part[part["method"] == method]["value"]) for _, part in columns]
-        lines.append(f"{method:26s}" + "".join(f"{float(v):>{width}.2f}" for v in values))
+    """Methods x games (the longer list downwards): interquartile mean over seeds of the final score.
+
+    Where a game has no score, its final return, said beside it.
+    """
+    data = figures.load(folder, cells)
+    rows = data.rows[data.rows["metric"].isin(("final_score", "final_return"))]
+    label = {(game, knobs): words for game, knobs, words in style.settings(data)}
+    place = {cell_id(c): (c["game"], canonical(c["knobs"])) for c in data.configs}
+    found = {(m, place[cell], metric): float(marl.statistics.iqm(v)) for (m, cell, metric), v in _runs(rows)}
+    scored = {(setting, metric) for _, setting, metric in found}
+    metric_of = {s: "final_score" if (s, "final_score") in scored else "final_return" for s in label}
+    only = set(metric_of.values()) if len(set(metric_of.values())) == 1 else {"final_score"}
+    named = {s: label[s] + ("" if metric_of[s] in only else " (return)") for s in label}
+    methods = {m: m for m in METHODS if m in set(rows["method"])}
+    down: dict[Any, str] = methods
+    across: dict[Any, str] = named
+    value: dict[Any, float] = {(m, s): found.get((m, s, metric_of[s]), float("nan")) for m in methods for s in named}
+    if len(named) > len(methods):
+        down, across, value = named, methods, {(s, m): v for (m, s), v in value.items()}
+    first = 2 + max(24, *map(len, down.values()))
+    width = max(12, *(len(head) + 2 for head in across.values()))
+    title = f"{min(only).replace('_', ' ')}, interquartile mean over seeds"
+    lines = ["", title, " " * first + "".join(f"{head:>{width}s}" for head in across.values())]
+    lines += [f"{words:{first}s}" + "".join(f"{value[d, a]:>{width}.2f}" for a in across) for d, words in down.items()]
     return "\n".join(lines)
+
+
+def _runs(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], Any]]:
+    """((method, cell, metric), values over seeds)."""
+    for key, part in rows.groupby(["method", "cell", "metric"]):
+        yield key, part["value"]
 
 
 __all__ = ["Options", "Question", "ResultsError", "main"]

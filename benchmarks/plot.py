@@ -35,11 +35,15 @@ class Arguments:
     """folder for the figures (default: RESULTS/figures)"""
 
 
-def available() -> dict[str, tuple[Callable[[Data], str], Callable[[Data], Figure]]]:
-    """{file name: (needs, draw)} of every figure in `benchmarks/figures/`."""
+def available(question: str | None = None) -> dict[str, tuple[Callable[[Data], str], Callable[[Data], Figure]]]:
+    """{file name: (needs, draw)} of the figures in `benchmarks/figures/`: all, or those that a question may draw.
+
+    A figure's file that names a QUESTION is for that question's cells alone.
+    """
     names = sorted(module.name for module in pkgutil.iter_modules(figures.__path__) if module.name != "style")
     modules = [importlib.import_module(f"{figures.__name__}.{name}") for name in names]
-    return {stem: (module.needs, draw) for module in modules for stem, draw in module.FIGURES.items()}
+    mine = [m for m in modules if question is None or getattr(m, "QUESTION", question) == question]
+    return {stem: (module.needs, draw) for module in mine for stem, draw in module.FIGURES.items()}
 
 
 def redraw(
@@ -63,7 +67,7 @@ def redraw(
     paths: list[Path] = []
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for stem, (needs, draw) in available().items():
+        for stem, (needs, draw) in available(str(data.configs[0].get("question"))).items():
             missing = needs(data)
             if missing:
                 say(f"{stem} is not drawn: it {missing}")

@@ -41,6 +41,7 @@ class Cell:
     steps: int
     threads: int = 1  # torch threads: part of the configuration, for floating point depends on it
     evaluation: tuple[int, int, int] = (16, 32, 320)  # points, episodes at each, episodes at the end
+    budget: str = ""  # what games of different horizons have in common, where that is not `steps`
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -63,6 +64,7 @@ class Cell:
             **self.experiment.describe(),
             "threads": self.threads,
             "device": "cpu",
+            **({"budget": self.budget} if self.budget else {}),
         }
 
     @property

@@ -85,7 +85,8 @@ def test_the_same_command_again_runs_nothing(
     said = capsys.readouterr().out.splitlines()
     assert any("2 cells done, 0 to run" in line for line in said)
     (title,) = (k for k, line in enumerate(said) if "interquartile mean over seeds" in line)
-    assert said[title + 1].split() == ["final_score"] and said[title + 2].startswith("team + return ")
+    assert said[title].startswith("final score") and said[title + 1].split() == ["matrix_game-v0"]
+    assert said[title + 2].startswith("team + return ")
     assert {p.name: p.read_bytes() for p in folder.glob("*.parquet")} == kept
     assert compare(*MATRIX, *TWO, "--out", str(folder), "--force") == 0
     pd.testing.assert_frame_equal(without_clock(folder), first, check_exact=True)

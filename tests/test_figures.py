@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from benchmarks import figures, plot
-from benchmarks.figures import bars, credit_heatmap, learning_curves, phase_map, style
+from benchmarks.figures import bars, credit_heatmap, difficulty, learning_curves, phase_map, style
 from marl import results, statistics
 from marl.results import Row
 
@@ -144,7 +144,7 @@ def check_text(figure: Figure) -> str:
     return " ".join(" ".join(drawn).split())
 
 
-@pytest.mark.parametrize("name", plot.available())
+@pytest.mark.parametrize("name", plot.available("compare"))
 def test_every_figure_is_legible_and_says_what_it_shows(folder: Path, name: str) -> None:
     """Game, knobs, seeds, budget, interval, versions, privileged mark are on each; text is neither cut nor covered."""
     needs, draw = plot.available()[name]
@@ -276,10 +276,28 @@ def test_a_game_without_known_optimum_gets_returns(tmp_path: Path) -> None:
     for method in METHODS[:3]:
         results.write_cell(tmp_path, configuration(knobs, method, game="mpe2/simple_spread-v3"), table)
     data = figures.load(tmp_path)
-    drawn = [name for name, (needs, _) in plot.available().items() if not needs(data)]
+    drawn = [name for name, (needs, _) in plot.available("compare").items() if not needs(data)]
     assert drawn == ["bars", "learning_curves", "learning_curves_simulator"]
     for name in drawn:
         check_text(plot.available()[name][1](data))
+
+
+def test_difficulty_finds_the_knob_of_each_panel(tmp_path: Path) -> None:
+    """Cells that differ from the commonest knobs in one knob alone make its panel, in the knob's order."""
+    base = {"n_agents": 6, "delay": 24, "horizon": 60, "window": 12}
+    changes: list[dict[str, Any]] = [{}, {"n_agents": 3}, {"n_agents": 12}, {"delay": 0}, {"delay": 48}]
+    for change in changes:
+        config = configuration(base | change, METHODS[0], question="difficulty", budget="6400 episodes")
+        results.write_cell(tmp_path, config, rows(base | change, METHODS[0], config["seeds"], points=2))
+    data = figures.load(tmp_path)
+    assert [(knob, [value for value, _ in cells]) for _, knob, cells in difficulty.panels(data)] == [
+        ("n_agents", [3, 6, 12]),
+        ("delay", [0, 24, 48]),
+    ]
+    said = check_text(difficulty.draw(data))
+    assert all(part in said for part in ("team + return", "before learning", "bootstrap", "delay", "n_agents"))
+    assert "difficulty" in {path.stem for path in plot.redraw(tmp_path)}
+    assert "difficulty" not in plot.available("compare")
 
 
 def test_runs_of_different_protocols_do_not_share_an_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +311,7 @@ def test_runs_of_different_protocols_do_not_share_an_axis(tmp_path: Path, monkey
     data = figures.load(tmp_path)
     assert [config["steps"] for config in data.configs] == [200_000] and data.left_out == 1
     said: list[str] = []
-    monkeypatch.setattr(plot, "available", dict)  # what is said is the point here, not the pictures
+    monkeypatch.setattr(plot, "available", lambda question: {})  # what is said is the point here, not the pictures
     assert plot.redraw(tmp_path, say=said.append) == []
     assert said[0].startswith("1 cell of other runs")
     first = results.cell_id(configuration(knobs, method, steps=100_000))

@@ -23,8 +23,8 @@ def test_rules_of_every_game_are_timed_beside_mpe2(capsys: pytest.CaptureFixture
 
 def test_training_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each team size and number of seeds; the first number of seeds is the unit."""
-    arguments = "--what training --n-agents 2 --seeds 1 2 --updates 1 --repeats 1 --threads 1".split()
-    assert throughput.main(arguments) == 0
+    few = ["--n-agents", "2", "--seeds", "1", "2", "--updates", "1", "--repeats", "1", "--threads", "1"]
+    assert throughput.main(["--what", "training", *few]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("team + return")]
     assert [line[3:5] for line in lines] == [["2", "1"], ["2", "2"]] and lines[0][-1] == "1.00"
 

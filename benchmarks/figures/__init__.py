@@ -1,7 +1,8 @@
 """Figures read stored results and nothing else: each file here is one figure, found by `python -m benchmarks.plot`.
 
 A figure's file has `needs(data) -> str` (empty when it can be drawn, else what is missing) and
-`FIGURES: dict[str, Callable[[Data], Figure]]`, file name -> function.
+`FIGURES: dict[str, Callable[[Data], Figure]]`, file name -> function. One that only a single question can draw says so
+with `QUESTION`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def _latest(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return json.dumps([config.get(key) for key in keys], sort_keys=True)
 
     by_date = sorted(configs, key=lambda config: str(config["provenance"]["date"]))
-    protocol = [text(config, "question", "steps", "seeds", "evaluation") for config in by_date]
+    budgets = ["budget" if "budget" in config else "steps" for config in by_date]
+    protocol = [
+        text(config, "question", budget, "seeds", "evaluation") for config, budget in zip(by_date, budgets, strict=True)
+    ]
     newest = {
         text(config, "game", "knobs") + config["method"]["name"]: config
         for config, its in zip(by_date, protocol, strict=True)

@@ -72,7 +72,7 @@ def draw(data: Data, budget: Literal["env_steps", "total_steps"] = "env_steps", 
 def _grid(data: Data, columns: int) -> tuple[list[tuple[str, str, str]], int]:
     """The settings in panel order and the number of columns; a full n_agents x delay grid lies as in the phase map."""
     cells = style.settings(data)
-    if set(style.varying(data)) == {"n_agents", "delay"} and data.rows["game"].nunique() == 1:
+    if set(style.varying(data.configs)) == {"n_agents", "delay"} and data.rows["game"].nunique() == 1:
         knobs = {text: json.loads(text) for _, text, _ in cells}
         sizes, delays = ({k[name] for k in knobs.values() if name in k} for name in ("n_agents", "delay"))
         if len(cells) == len(sizes) * len(delays):

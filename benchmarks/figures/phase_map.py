@@ -25,10 +25,10 @@ def needs(data: Data) -> str:
     """Final scores of one game over two knobs, n_agents and delay, at least one of them varied and no other."""
     if style.metric(data, METRIC) is None or not {"n_agents", "delay"} <= set(data.rows.columns):
         return f"needs {METRIC} with the knobs n_agents and delay"
-    others = [name for name in style.varying(data) if name not in ("n_agents", "delay")]
+    others = [name for name in style.varying(data.configs) if name not in ("n_agents", "delay")]
     if others or data.rows["game"].nunique() > 1:
         return f"needs one game that differs in n_agents and delay only, not in {', '.join(others) or 'the game'}"
-    return "" if style.varying(data) else "needs more than one cell of n_agents x delay"
+    return "" if style.varying(data.configs) else "needs more than one cell of n_agents x delay"
 
 
 @style.styled

@@ -153,24 +153,25 @@ def small_print(data: Data, note: str) -> str:
 def settings(data: Data) -> list[tuple[str, str, str]]:
     """(game, knobs as JSON text, a short label that names what varies) of every game setting, in order of its knobs."""
     found = {(config["game"], results.canonical(config["knobs"])): config for config in data.configs}
-    names = varying(data)
-    several = len({game for game, _ in found}) > 1
+    games = {game for game, _ in found}
+    vary = {game: varying([config for config in data.configs if config["game"] == game]) for game in games}
+    names, several = varying(data.configs), len(games) > 1
 
     def label(game: str, knobs: dict[str, Any]) -> str:
-        words = [f"{name}={short(knobs[name])}" for name in names if name in knobs]
+        words = [f"{name}={short(knobs[name])}" for name in vary[game]]
         return ", ".join(([game.removeprefix("credit/")] if several or not words else []) + words)
 
     def key(item: tuple[tuple[str, str], dict[str, Any]]) -> tuple[Any, ...]:
         (game, text), config = item
-        return (game, *(_size(config["knobs"].get(name)) for name in names), text)
+        return (game, *(order(config["knobs"].get(name)) for name in names), text)
 
     return [(game, text, label(game, config["knobs"])) for (game, text), config in sorted(found.items(), key=key)]
 
 
-def varying(data: Data) -> list[str]:
+def varying(configs: Sequence[dict[str, Any]]) -> list[str]:
     """Knobs with more than one value in these cells."""
     values: dict[str, set[str]] = {}
-    for config in data.configs:
+    for config in configs:
         for name, value in config["knobs"].items():
             values.setdefault(name, set()).add(json.dumps(value))
     return [name for name, seen in values.items() if len(seen) > 1]
@@ -202,6 +203,11 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
+def plain_line(label: str) -> Line2D:
+    """A legend's entry for what is no method: a yardstick, drawn grey."""
+    return Line2D([], [], color="#888888", linestyle=(0, (2, 1)), marker="o", markersize=3.5, label=label)
+
+
 def wrap(text: str, letters: int) -> str:
     """A title on as many lines as it needs."""
     return "\n".join(textwrap.wrap(text, letters))
@@ -220,11 +226,11 @@ def _knobs(configs: Sequence[dict[str, Any]]) -> str:
             if value not in seen:
                 seen.append(value)
     ordered = sorted(values.items(), key=lambda item: len(item[1]) == 1)
-    return ", ".join(f"{name}={'/'.join(map(short, sorted(seen, key=_size)))}" for name, seen in ordered)
+    return ", ".join(f"{name}={'/'.join(map(short, sorted(seen, key=order)))}" for name, seen in ordered)
 
 
-def _size(value: object) -> tuple[float, str]:
-    """Numbers by size, then everything else by its text."""
+def order(value: object) -> tuple[float, str]:
+    """A sorting key for values of knobs: numbers by size, then everything else by its text."""
     return (value, "") if isinstance(value, int | float) else (float("inf"), str(value))
 
 
