@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 
@@ -27,6 +27,18 @@ from marl.tensorboard import logged
 FIXED = 4.0  # seconds a cell takes beside its updates, about
 SHORT = 4  # updates; a calibration would take as long as such a run
 SHOWN_WALKS = 3  # failed episodes whose credit maps are stored
+
+
+class Configured(Protocol):
+    """A cell of any question: a frozen dataclass that knows all that its results depend on."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+
+AnyCell = TypeVar("AnyCell", bound=Configured)
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ def run_cell(cell: Cell, folder: Path, tensorboard: Path | None = None) -> Path:
     return write_cell(folder, cell.config, rows, credit)
 
 
-def missing(cells: Sequence[Cell], folder: Path, force: bool) -> list[Cell]:
+def missing(cells: Sequence[AnyCell], folder: Path, force: bool) -> list[AnyCell]:
     """The cells whose rows are not on disk (all of them with force)."""
     return [c for c in cells if force or not done(folder, c.config)]
 
@@ -153,12 +165,19 @@ def run_cells(
     cells: Sequence[Cell], folder: Path, workers: int, each: Callable[[Cell], None], tensorboard: Path | None = None
 ) -> None:
     """Run cells `workers` at a time, the long ones first; `each` is told of every cell that is on disk."""
+    side_by_side(cells, partial(run_cell, folder=folder, tensorboard=tensorboard), workers, each)
+
+
+def side_by_side(
+    cells: Sequence[AnyCell], work: Callable[[AnyCell], object], workers: int, each: Callable[[AnyCell], None]
+) -> None:
+    """work(cell) for every cell, `workers` processes at a time; `each` is told of every cell that is done."""
     if workers == 1:
         for cell in cells:
-            run_cell(cell, folder, tensorboard)
+            work(cell)
             each(cell)
         return
-    for cell in _in_parallel(cells, folder, workers, tensorboard):
+    for cell in _in_parallel(cells, work, workers):
         each(cell)
 
 
@@ -174,14 +193,14 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _in_parallel(cells: Sequence[Cell], folder: Path, workers: int, tensorboard: Path | None) -> Iterator[Cell]:
+def _in_parallel(cells: Sequence[AnyCell], work: Callable[[AnyCell], object], workers: int) -> Iterator[AnyCell]:
     from joblib import Parallel, delayed
 
     parent = os.getpid()
 
-    def one(cell: Cell) -> Cell:
+    def one(cell: AnyCell) -> AnyCell:
         _end_with(parent)
-        run_cell(cell, folder, tensorboard)
+        work(cell)
         return cell
 
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
