@@ -7,7 +7,7 @@ policies can act on any of these batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from envs.base import Env, HasActionMask, flatten, map_state, repeat, stack, tak
 from envs.noise import uniform
 from marl.types import Noise, Policy, Trajectory
 
-MAX_ROWS = 1 << 18  # branches that advance together; larger questions are asked in pieces, so that memory stays bounded
+MEMORY = 1 << 30  # bytes that the branches of one question may take; larger questions are asked in pieces
+MAX_ROWS = 1 << 18  # branches that advance together, however much memory there is: more gain no speed
+COPIES = 4  # of a branch's row, alive at once: before and after a step, joined by the branches born at it, and scratch
 CACHE_ROWS = 1 << 15  # rows of a single-step question, few enough to stay in the cache of one core
 
 
@@ -49,12 +51,48 @@ def greedy(policy: Policy) -> Policy:
         probs = policy(obs, mask)
         return torch.zeros_like(probs).scatter(-1, probs.argmax(-1, keepdim=True), 1.0)
 
+    setattr(chosen, "n_seeds", seeds_of(policy))  # noqa: B010 (functions take no typed attributes)
     return chosen
+
+
+def seeds_of(policy: Policy | None) -> int:
+    """How many seeds a policy serves: the `n_seeds` that a population names, else 1."""
+    return int(getattr(policy, "n_seeds", 1))
 
 
 def legal(game: Env[Any], state: Any) -> Tensor | None:
     """[B,N,A] legal actions, or None where the game knows no illegal ones."""
     return game.action_mask(state) if isinstance(game, HasActionMask) else None
+
+
+def row_bytes(game: Env[Any], trajectory: Trajectory) -> int:
+    """Bytes of one row of a batch: its state, its noise, what agents see in it and what they do."""
+    T, B, N = trajectory.action.shape
+    number = trajectory.reward.element_size()
+    state = sum(x.numel() * x.element_size() for x in trajectory.state) // (T * B)
+    seen = N * (game.obs_size + 2 * game.n_actions) * number
+    return state + seen + (game.step_noise_size + 2 * N) * number + 4 * N * trajectory.action.element_size()
+
+
+def some(trajectory: Trajectory, rows: Tensor) -> Trajectory:
+    """The episodes `rows` of a recording, in that order."""
+
+    def pick(x: Tensor) -> Tensor:
+        return x.index_select(1, rows)
+
+    return Trajectory(
+        state=map_state(pick, trajectory.state),
+        final=take(trajectory.final, rows),
+        obs=pick(trajectory.obs),
+        mask=None if trajectory.mask is None else pick(trajectory.mask),
+        action=pick(trajectory.action),
+        probs=pick(trajectory.probs),
+        noise=pick(trajectory.noise),
+        policy_noise=pick(trajectory.policy_noise),
+        reward=pick(trajectory.reward),
+        done=pick(trajectory.done),
+        alive=pick(trajectory.alive),
+    )
 
 
 def draw_noise(
@@ -134,18 +172,36 @@ class Simulator:
     """A game that answers "what if?" about recorded episodes and counts the steps it took, per seed.
 
     The count is the second budget of every comparison: steps of rows that are alive, nothing else. Whoever knows an
-    answer in closed form is charged the steps that it replaces (`charge`).
+    answer in closed form is charged the steps that it replaces. Questions are asked in pieces of at most
+    `memory` / (COPIES x bytes of a row) rows, and of `max_rows`; answers do not depend on the pieces.
     """
 
-    def __init__(self, game: Env[Any], n_seeds: int = 1, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, game: Env[Any], n_seeds: int = 1, max_rows: int = MAX_ROWS, memory: int = MEMORY) -> None:
         self.game = game
         self.n_seeds = n_seeds
         self.max_rows = max_rows
+        self.memory = memory
         self.steps = torch.zeros(n_seeds, dtype=torch.int64)
 
-    def charge(self, live: Tensor) -> None:
-        """Count the True entries of live [B, ...], seed by seed."""
-        self.steps = self.steps + live.reshape(self.n_seeds, -1).sum(1).cpu()
+    def at_once(self, trajectory: Trajectory, extra: int = 0) -> int:
+        """Rows that may advance together, `extra` bytes a row being held besides."""
+        return max(1, min(self.max_rows, self.memory // (COPIES * row_bytes(self.game, trajectory) + extra)))
+
+    def parts(self, trajectory: Trajectory, branches: int) -> list[Tensor]:
+        """Numbers of recorded episodes, so many at a time as fit with `branches` rows each.
+
+        Every part holds equally many episodes of each seed, seed-major, as populations of policies want it.
+        """
+        B = trajectory.action.shape[1]
+        rows = torch.arange(B, device=trajectory.action.device).reshape(self.n_seeds, -1)
+        few = max(1, self.at_once(trajectory) // (self.n_seeds * branches))
+        return [part.flatten() for part in rows.split(few, 1)]
+
+    def charge(self, rows: Tensor, lived: Tensor, B: int) -> None:
+        """Count `lived` [R] steps for the seeds of the recorded episodes rows [R], of B."""
+        seed = rows * self.n_seeds // B
+        spent = torch.zeros(self.n_seeds, dtype=torch.int64, device=rows.device).index_add_(0, seed, lived)
+        self.steps = self.steps + spent.cpu()
 
     def rewards(self, trajectory: Trajectory, choice: Tensor) -> Tensor:
         """Rewards of one step in which one agent acts otherwise, same state, same noise.
@@ -154,17 +210,28 @@ class Simulator:
         Returns: [T,B,N,K] rewards, 0 at dead steps. Costs N K steps for every live (t, b).
         """
         T, B, N, K = choice.shape
-        self.charge(trajectory.alive.T[..., None].expand(B, T, N * K))
-        cells = trajectory.alive.flatten().nonzero()[:, 0]
-        state, noise = flatten(trajectory.state), trajectory.noise.flatten(0, 1)
         action, choice = trajectory.action.flatten(0, 1), choice.flatten(0, 1)
         out = trajectory.reward.new_zeros(T * B, N * K)
-        with torch.inference_mode():
-            for some in cells.split(max(1, CACHE_ROWS // (N * K))):
-                joint = swapped(action[some], choice[some]).flatten(0, 1)
-                step = self.game.step(repeat(take(state, some), N * K), joint, noise[some].repeat_interleave(N * K, 0))
-                out[some] = step.reward.reshape(-1, N * K)
+        for some_cells in self.live_cells(trajectory, N * K):
+            out[some_cells] = self.paid(trajectory, some_cells, swapped(action[some_cells], choice[some_cells]))
         return out.reshape(T, B, N, K)
+
+    def live_cells(self, trajectory: Trajectory, variants: int) -> tuple[Tensor, ...]:
+        """Numbers t B + b of the live steps, so many at a time as fit with `variants` rows each."""
+        cells = trajectory.alive.flatten().nonzero()[:, 0]
+        return cells.split(max(1, min(CACHE_ROWS, self.at_once(trajectory)) // variants))
+
+    def paid(self, trajectory: Trajectory, cells: Tensor, joint: Tensor) -> Tensor:
+        """Rewards [C,V] of V joint actions [C,V,N] at the recorded steps cells [C] = t B + b, same state, same noise.
+
+        Costs V steps a cell; the caller asks about live steps only (`live_cells`).
+        """
+        B, (C, V, _) = trajectory.action.shape[1], joint.shape
+        self.charge(cells % B, torch.full_like(cells, V), B)
+        with torch.inference_mode():
+            state = repeat(take(flatten(trajectory.state), cells), V)
+            noise = trajectory.noise.flatten(0, 1)[cells].repeat_interleave(V, 0)
+            return self.game.step(state, joint.flatten(0, 1), noise).reward.reshape(C, V)
 
     def branches(
         self,
@@ -183,20 +250,27 @@ class Simulator:
         Returns:
             [K,B,V] undiscounted returns from t; 0 where the episode was dead at t.
         Cost: one step for each live (branch, step): at most V B T(T+1)/2 over all t. Branches of all t advance
-        together, so there are T calls a piece; pieces are whole episodes of every seed.
+        together, so there are T calls a piece; pieces hold the same episodes of every seed.
         """
-        at = range(self.game.horizon) if at is None else at
-        T, S = self.game.horizon, self.n_seeds
+        steps = list(range(self.game.horizon) if at is None else at)
         K, B, V, _ = joint.shape
-        E = B // S
-        piece = max(1, self.max_rows // (S * V * max(1, K)))
         out = trajectory.reward.new_zeros(K, B, V)
-        rows = torch.arange(B, device=out.device).reshape(S, E)
         with torch.inference_mode():
-            for episodes in torch.arange(E, device=out.device).split(piece):
-                b = rows[:, episodes].flatten()
-                out[:, b] = self._sweep(trajectory, joint, policy, noise, list(at), b, T)
+            for b, k, v in self._pieces(trajectory, K, B, V):
+                part = joint[k, :, v][:, b]
+                out[k, b, v] = self._sweep(trajectory, part, policy, noise, steps[k], b)
         return out
+
+    def _pieces(self, trajectory: Trajectory, K: int, B: int, V: int) -> Iterator[tuple[Tensor, slice, slice]]:
+        """(episodes, steps, variants) of each piece: whole episodes where they fit, else some of their branches."""
+        S, room = self.n_seeds, max(1, self.at_once(trajectory) // self.n_seeds)
+        v = min(V, room)
+        k = min(K, max(1, room // v))
+        rows = torch.arange(B, device=trajectory.action.device).reshape(S, -1)
+        for episodes in rows.split(max(1, room // (v * k)), 1):
+            for first in range(0, K, k):
+                for variant in range(0, V, v):
+                    yield episodes.flatten(), slice(first, first + k), slice(variant, variant + v)
 
     def _sweep(
         self,
@@ -206,31 +280,31 @@ class Simulator:
         noise: Noise | None,
         at: list[int],
         b: Tensor,
-        T: int,
     ) -> Tensor:
-        """Advance all branches of episodes `b` through time; the branches of step t join at t."""
+        """[K,R,V]: advance all branches of episodes b [R] through time; those of step t, joint [K,R,V,N], join at t."""
         V, R = joint.shape[2], len(b)
         exogenous = trajectory.noise if noise is None else noise.step
         luck = trajectory.policy_noise if noise is None else noise.policy
         state: Any = None
         total = trajectory.reward.new_zeros(R, 0)
         alive = trajectory.alive.new_zeros(R, 0)
-        for t in range(min(at), T):
+        lived = torch.zeros_like(b)
+        for t in range(min(at), self.game.horizon):
             action = self._react(trajectory, state, policy, luck, t, b, alive.shape[1])
             if t in at:
-                k = at.index(t)
                 born = repeat(take(map_state(lambda x, t=t: x[t], trajectory.state), b), V)
                 state = born if state is None else _widen(state, born, R)
-                chosen = joint[k, b]
+                chosen = joint[at.index(t)]
                 action = chosen if action is None else torch.cat((action, chosen), 1)
                 total = torch.cat((total, total.new_zeros(R, V)), 1)
                 alive = torch.cat((alive, trajectory.alive[t, b][:, None].expand(R, V)), 1)
             assert action is not None
             width = alive.shape[1]
-            self.charge(alive)
+            lived = lived + alive.sum(1)
             step = self.game.step(state, action.flatten(0, 1), exogenous[t, b].repeat_interleave(width, 0))
             total = total + step.reward.reshape(R, width) * alive
             state, alive = step.state, alive & ~step.done.reshape(R, width)
+        self.charge(b, lived, trajectory.action.shape[1])
         return total.reshape(R, len(at), V).transpose(0, 1)
 
     def _react(
@@ -244,30 +318,40 @@ class Simulator:
         probs = policy(self.game.observe(state), legal(self.game, state))
         return sample(probs, luck[t, b].repeat_interleave(width, 0)).reshape(len(b), width, -1)
 
-    def totals(self, trajectory: Trajectory, plans: Tensor) -> Tensor:
+    def totals(self, trajectory: Trajectory, plans: Tensor, policy: Policy | None = None) -> Tensor:
         """Returns of whole action plans from the recorded first states, noise as recorded.
 
-        Args: plans [T,B,V,N]. Returns: [B,V]. Costs one step for each live (plan, step), at most B V T.
+        Args:
+            plans: [T,B,V,N]; where negative, the agent reacts by `policy` to what it then sees.
+        Returns: [B,V]. Costs one step for each live (plan, step), at most B V T.
         """
-        T, B, V, _ = plans.shape
+        B, V = plans.shape[1:3]
         out = trajectory.reward.new_zeros(B, V)
-        S, E = self.n_seeds, B // self.n_seeds
-        rows = torch.arange(B, device=out.device).reshape(S, E)
-        with torch.inference_mode():
-            for episodes in torch.arange(E, device=out.device).split(max(1, self.max_rows // (S * V))):
-                b = rows[:, episodes].flatten()
-                state = repeat(take(map_state(lambda x: x[0], trajectory.state), b), V)
-                alive = trajectory.alive[0, b][:, None].expand(-1, V)
-                total = out.new_zeros(len(b), V)
-                for t in range(T):
-                    self.charge(alive)
-                    step = self.game.step(
-                        state, plans[t, b].flatten(0, 1), trajectory.noise[t, b].repeat_interleave(V, 0)
-                    )
-                    total = total + step.reward.reshape(-1, V) * alive
-                    state, alive = step.state, alive & ~step.done.reshape(-1, V)
-                out[b] = total
+        for b, _, v in self._pieces(trajectory, 1, B, V):
+            part = plans[:, :, v][:, b]
+            rows = b.repeat_interleave(part.shape[2])
+            out[b, v] = self.lives(trajectory, rows, part.flatten(1, 2), policy).reshape(len(b), -1)
         return out
+
+    def lives(self, trajectory: Trajectory, rows: Tensor, plans: Tensor, policy: Policy | None = None) -> Tensor:
+        """Returns [R] of the plans [T,R,N], each lived from the first state of recorded episode rows [R], all at once.
+
+        As `totals`, for any number of plans an episode; under a `policy` of several seeds rows are seed-major.
+        """
+        with torch.inference_mode():
+            state = take(map_state(lambda x: x[0], trajectory.state), rows)
+            alive, lived = trajectory.alive[0, rows], torch.zeros_like(rows)
+            total = trajectory.reward.new_zeros(len(rows))
+            for t, action in enumerate(plans):
+                if policy is not None:
+                    probs = policy(self.game.observe(state), legal(self.game, state))
+                    action = torch.where(action < 0, sample(probs, trajectory.policy_noise[t, rows]), action)
+                lived = lived + alive
+                step = self.game.step(state, action, trajectory.noise[t, rows])
+                total = total + step.reward * alive
+                state, alive = step.state, alive & ~step.done
+            self.charge(rows, lived, trajectory.action.shape[1])
+        return total
 
 
 def _widen(state: Any, born: Any, rows: int) -> Any:

@@ -1,12 +1,28 @@
-"""The truth by living it again: replays that differ from the fact in one action, with all luck kept."""
+"""The truth by living it again: replays that differ from the fact in one action, with all luck kept or all drawn anew.
+
+O1, O6, O7 and O8 ask about this episode: they keep its noise, so that their answers have no error. O2 to O5 are means
+over what luck may still bring: pairs of replays from (s_t, a_t) share fresh noise from step t on, the environment's
+and the policies', and the spread over M pairs gives a standard error.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from marl.rollout import Simulator, others, swapped
-from marl.types import Policy, Trajectory
+from envs.noise import uniform
+from marl.oracle.moments import moments_of
+from marl.oracle.shapley import EXACT, Shares, Worth, exact, gains, permutations
+from marl.rollout import Simulator, draw_noise, others, sample, some, swapped
+from marl.types import Noise, Policy, Trajectory
+
+Progress = Callable[[int, int], None]
+"""Called between pieces of a long question with (pieces done, pieces in all)."""
+
+Draw = Callable[[Trajectory, Tensor, Noise, Tensor], Tensor]
+"""(episodes, pi [T,B,N,A] at their steps, fresh noise, random keys [T,B,N]) -> one replay's credit [T,B,N]."""
 
 
 def returns_to_go(reward: Tensor) -> Tensor:
@@ -17,40 +33,332 @@ def returns_to_go(reward: Tensor) -> Tensor:
     return total
 
 
-def unit_effect(simulator: Simulator, policy: Policy, trajectory: Trajectory) -> Tensor:
+def alternatives(action: Tensor, probs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Every agent's other actions and their probabilities, [...,N,A-1] each.
+
+    An illegal action has probability 0; the action taken is lived again in its place, for nobody may ask for it.
+    """
+    choice = others(action, probs.shape[-1])
+    weight = probs.gather(-1, choice)
+    if mask is not None:
+        choice = torch.where(mask.gather(-1, choice), choice, action[..., None])
+    return choice, weight
+
+
+# Given this episode's noise.
+
+
+def unit_effect(
+    simulator: Simulator, policy: Policy, trajectory: Trajectory, progress: Progress | None = None
+) -> Tensor:
     """O6: G_t(tau) - sum_c pi_i(c|o_it) G_t(tau with do(a_it = c)), everyone reacting after t.
 
     The replays share the exogenous noise and every agent's policy noise, which inverse CDF in action order turns
     into actions; a value (not its mean) depends on that order. [T,B,N], 0 at dead steps. Exact given the noise.
     Cost: at most B N (A-1) T(T+1)/2 steps, dead ones not counted.
     """
-    T, B, N = trajectory.action.shape
-    choice = others(trajectory.action, trajectory.probs.shape[-1])
-    weight = trajectory.probs.gather(-1, choice)
-    if trajectory.mask is not None:  # an illegal action has probability 0: live the fact again in its place
-        choice = torch.where(trajectory.mask.gather(-1, choice), choice, trajectory.action[..., None])
-    fact = returns_to_go(trajectory.reward)[..., None, None]
-    lived = simulator.branches(trajectory, swapped(trajectory.action, choice), policy).reshape(T, B, N, -1)
-    return (weight * (fact - lived)).sum(-1) * trajectory.alive[..., None]
+    T, _, N = trajectory.action.shape
+
+    def ask(part: Trajectory) -> Tensor:
+        choice, weight = alternatives(part.action, part.probs, part.mask)
+        lived = simulator.branches(part, swapped(part.action, choice), policy).unflatten(-1, (N, -1))
+        return (weight * (returns_to_go(part.reward)[..., None, None] - lived)).sum(-1)
+
+    return _in_parts(simulator, trajectory, T * N * (trajectory.probs.shape[-1] - 1), ask, progress)
 
 
-def frozen_unit(simulator: Simulator, trajectory: Trajectory, baseline: Tensor) -> Tensor:
+def frozen_unit(
+    simulator: Simulator, trajectory: Trajectory, baseline: Tensor, progress: Progress | None = None
+) -> Tensor:
     """O8 by simulation: G_t(tau) - G_t(tau[a_it <- c_i]), all other actions as recorded; baseline c [N].
 
     [T,B,N], 0 at dead steps. Cost: at most B N T(T+1)/2 steps.
     """
-    choice = baseline[:, None].expand(*trajectory.action.shape, 1)
-    fact = returns_to_go(trajectory.reward)[..., None]
-    return (fact - simulator.branches(trajectory, swapped(trajectory.action, choice))) * trajectory.alive[..., None]
+    T, _, N = trajectory.action.shape
+
+    def ask(part: Trajectory) -> Tensor:
+        choice = baseline[:, None].expand(*part.action.shape, 1)
+        return returns_to_go(part.reward)[..., None] - simulator.branches(part, swapped(part.action, choice))
+
+    return _in_parts(simulator, trajectory, T * N, ask, progress)
 
 
-def agent_total(simulator: Simulator, trajectory: Trajectory, baseline: Tensor) -> Tensor:
-    """O7: G(tau) - G(tau with agent i on its baseline throughout), the others frozen, [T,B,N] the same at all steps.
+def agent_total(
+    simulator: Simulator,
+    trajectory: Trajectory,
+    baseline: Tensor,
+    policy: Policy | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """O7: G(tau) - G(tau with agent i on its baseline throughout), [T,B,N] the same at all of an agent's live steps.
 
+    The others are frozen (policy None) or react by `policy` with their recorded policy noise.
     Cost: at most B N T steps.
     """
-    T, B, N = trajectory.action.shape
+    N = trajectory.action.shape[-1]
     me = torch.eye(N, dtype=torch.bool, device=baseline.device)
-    plans = torch.where(me, baseline, trajectory.action[:, :, None].expand(T, B, N, N))
-    gap = trajectory.reward.sum(0)[:, None] - simulator.totals(trajectory, plans)
-    return gap.expand(T, B, N) * trajectory.alive[..., None]
+
+    def ask(part: Trajectory) -> Tensor:
+        rest = part.action if policy is None else torch.full_like(part.action, -1)
+        plans = torch.where(me, baseline, rest[:, :, None])
+        gap = part.reward.sum(0)[:, None] - simulator.totals(part, plans, policy)
+        return gap.expand(part.action.shape)
+
+    return _in_parts(simulator, trajectory, N, ask, progress)
+
+
+def _in_parts(
+    simulator: Simulator,
+    trajectory: Trajectory,
+    branches: int,
+    ask: Callable[[Trajectory], Tensor],
+    progress: Progress | None,
+) -> Tensor:
+    """Answers [T,B,N] about whole episodes, so many at a time as fit with `branches` branches each; 0 at dead steps."""
+    out = torch.zeros(trajectory.action.shape, dtype=trajectory.reward.dtype, device=trajectory.reward.device)
+    parts = simulator.parts(trajectory, branches)
+    for done, b in enumerate(parts, 1):
+        out[:, b] = ask(some(trajectory, b))
+        _tell(progress, done, len(parts))
+    return out * trajectory.alive[..., None]
+
+
+def _tell(progress: Progress | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)
+
+
+# The reward of one step.
+
+
+def reward_difference(simulator: Simulator, trajectory: Trajectory, baseline: Tensor) -> Tensor:
+    """O1 difference: r_t - rho(s_t, a_t[i <- c_i], xi_t), [T,B,N]. Cost: at most B T N steps."""
+    instead = simulator.rewards(trajectory, baseline[:, None].expand(*trajectory.action.shape, 1))[..., 0]
+    return (trajectory.reward[..., None] - instead) * trajectory.alive[..., None]
+
+
+def reward_aristocrat(simulator: Simulator, trajectory: Trajectory) -> Tensor:
+    """O1 aristocrat: r_t - sum_c pi_i(c|o_it) rho(s_t, a_t[i <- c], xi_t), [T,B,N]. Cost: at most B T N (A-1) steps."""
+    choice, weight = alternatives(trajectory.action, trajectory.probs, trajectory.mask)
+    instead = simulator.rewards(trajectory, choice)
+    gap = trajectory.reward[..., None, None] - instead
+    return (weight * gap).sum(-1) * trajectory.alive[..., None]
+
+
+def reward_shapley(
+    simulator: Simulator,
+    trajectory: Trajectory,
+    baseline: Tensor,
+    orders: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Shares:
+    """O1 Shapley of v(C) = rho(s_t, a_C and the baseline elsewhere, xi_t); [T,B,N] each.
+
+    By all coalitions (orders = 0; cost: at most B T 2^N steps), or by antithetic pairs of orders (2 N B T a pair).
+    """
+    T, B, N = trajectory.action.shape
+    action = trajectory.action.flatten(0, 1)
+    values = trajectory.reward.new_zeros(T * B, N)
+    error, how = torch.zeros_like(values), "no live step"
+    parts = simulator.live_cells(trajectory, 2 * N if orders else 1 << N)
+    for done, cells in enumerate(parts, 1):
+
+        def worth(present: Tensor, cells: Tensor = cells) -> Tensor:
+            return simulator.paid(trajectory, cells, torch.where(present, action[cells][:, None], baseline))
+
+        at_once = max(1, simulator.at_once(trajectory) // len(cells))
+        found = _divided(worth, cells, N, orders, seed, at_once)
+        values[cells], error[cells], how = found
+        _tell(progress, done, len(parts))
+    return Shares(values.reshape(T, B, N), error.reshape(T, B, N), how)
+
+
+def _divided(worth: Worth, rows: Tensor, players: int, orders: int, seed: int, at_once: int = 1 << EXACT) -> Shares:
+    """Exactly if `orders` is 0, else by that many pairs of orders, drawn for each of the numbered rows [R]."""
+    if not orders:
+        return exact(worth, len(rows), players, at_once, rows.device)
+    return permutations(worth, (_keys(m, seed, rows, (players,)).argsort(-1) for m in range(orders)))
+
+
+def _keys(replay: int, seed: int, rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """[R, *shape] random numbers that make an order, named by (seed, row, replay)."""
+    return uniform(f"oracle/order {replay}", seed, rows, shape, torch.float64, rows.device)
+
+
+# Shapley over (agent, step) units.
+
+
+def unit_shapley(
+    simulator: Simulator,
+    trajectory: Trajectory,
+    baseline: Tensor,
+    orders: int,
+    seed: int = 0,
+    limit: int = EXACT,
+    progress: Progress | None = None,
+) -> Shares:
+    """O8 Shapley of v(C) = return with the units (t,i) in C as recorded and all others on the baseline, [T,B,N].
+
+    Units that are on the baseline anyway change nothing and get 0. An episode with u <= limit others is divided
+    exactly (cost: at most 2^u T steps), one with more by `orders` antithetic pairs of orders (2 u T steps a pair).
+    Units after an early end are players too: in another plan the episode may go on.
+    """
+    T, B, N = trajectory.action.shape
+    plan = trajectory.action.transpose(0, 1).flatten(1)  # [B, T N]
+    idle = baseline.repeat(T)
+    differs = plan != idle
+    values = trajectory.reward.new_zeros(B, T * N)
+    error = torch.zeros_like(values)
+    groups = list(_alike(differs.sum(1), limit, simulator.memory))
+    for done, (u, b) in enumerate(groups, 1):
+        units = differs[b].nonzero()[:, 1].reshape(len(b), u)
+        acts = plan[b].gather(1, units)
+
+        def worth(present: Tensor, b: Tensor = b, units: Tensor = units, acts: Tensor = acts) -> Tensor:
+            return _plans_worth(simulator, trajectory, b, idle, acts, units, present)
+
+        found = _divided(worth, b, u, 0 if u <= limit else orders, seed)
+        values[b] = values[b].scatter(1, units, found.values)
+        error[b] = error[b].scatter(1, units, found.error)
+        _tell(progress, done, len(groups))
+    exactly, sampled = int((differs.sum(1) <= limit).sum()), f"{2 * orders} orders in {orders} antithetic pairs"
+    how = f"all coalitions in {exactly} of {B} episodes, {sampled} in the others"
+    how = sampled if not exactly else "all coalitions" if exactly == B else how
+    return Shares(values.reshape(B, T, N).transpose(0, 1), error.reshape(B, T, N).transpose(0, 1), how)
+
+
+def _alike(players: Tensor, limit: int, memory: int) -> Iterator[tuple[int, Tensor]]:
+    """(u, rows with u players), u >= 1, so many rows at a time as their coalitions, a byte a player, fit in memory."""
+    for u in players.unique().tolist():
+        if u:
+            coalitions = 1 << u if u <= limit else 2 * u
+            for rows in (players == u).nonzero()[:, 0].split(max(1, memory // (4 * coalitions * (u + 8)))):
+                yield u, rows
+
+
+def _plans_worth(
+    simulator: Simulator, trajectory: Trajectory, b: Tensor, idle: Tensor, acts: Tensor, units: Tensor, present: Tensor
+) -> Tensor:
+    """[R,K]: returns of episodes b [R] in which, of the units [R,u] that did acts [R,u], only present [R,K,u] act."""
+    R, K, _ = present.shape
+    T, _, N = trajectory.action.shape
+    out = trajectory.reward.new_zeros(R * K)
+    number = torch.arange(R * K, device=b.device)
+    for part in number.split(simulator.at_once(trajectory, 4 * T * N * idle.element_size())):
+        r = part // K
+        doing = torch.where(present[r, part % K], acts[r], idle[units[r]])
+        plans = idle.repeat(len(r), 1).scatter(1, units[r], doing).reshape(-1, T, N).transpose(0, 1)
+        out[part] = simulator.lives(trajectory, b[r], plans)
+    return out.reshape(R, K)
+
+
+# Means over fresh luck.
+
+
+def advantage(simulator: Simulator, policy: Policy) -> Draw:
+    """O2: G(s_t, a_t) - G(s_t, a'), a' ~ pi: one draw of Q(s,a) - V(s), the same for all agents.
+
+    Cost of a replay: at most B T(T+1) steps.
+    """
+
+    def draw(part: Trajectory, probs: Tensor, noise: Noise, keys: Tensor) -> Tensor:
+        joint = torch.stack((part.action, sample(probs, noise.policy)), 2)
+        fact, instead = simulator.branches(part, joint, policy, noise).unbind(-1)
+        return (fact - instead)[..., None].expand(part.action.shape)
+
+    return draw
+
+
+def given_own_action(simulator: Simulator, policy: Policy) -> Draw:
+    """O3: sum_c pi_i(c) (G(s_t, a'[i <- a_it]) - G(s_t, a'[i <- c])), teammates' a' ~ pi: a draw of Q_i(s,a_i) - V(s).
+
+    The agent's own actions are summed over, not drawn. Cost of a replay: at most B (1 + N (A-1)) T(T+1)/2 steps.
+    """
+
+    def draw(part: Trajectory, probs: Tensor, noise: Noise, keys: Tensor) -> Tensor:
+        action = sample(probs, noise.policy)
+        base, instead, _ = _one_agent_otherwise(simulator, policy, part, action, probs, noise)
+        own = base[..., None, None].expand(*action.shape, 1)
+        worth = torch.cat((own, instead), -1)  # of the actions a', a' + 1, a' + 2, ... (mod A)
+        A = probs.shape[-1]
+        worth = worth.gather(-1, (torch.arange(A, device=action.device) - action[..., None]) % A)
+        mine = worth.gather(-1, part.action[..., None])
+        return (probs * (mine - worth)).sum(-1)
+
+    return draw
+
+
+def given_all_actions(simulator: Simulator, policy: Policy) -> Draw:
+    """O4: sum_c pi_i(c) (G(s_t, a_t) - G(s_t, a_t[i <- c])): a draw of Q(s,a) - sum_c pi_i(c) Q(s, a[i <- c]).
+
+    Cost of a replay: at most B (1 + N (A-1)) T(T+1)/2 steps.
+    """
+
+    def draw(part: Trajectory, probs: Tensor, noise: Noise, keys: Tensor) -> Tensor:
+        fact, instead, weight = _one_agent_otherwise(simulator, policy, part, part.action, probs, noise)
+        return (weight * (fact[..., None, None] - instead)).sum(-1)
+
+    return draw
+
+
+def _one_agent_otherwise(
+    simulator: Simulator, policy: Policy, part: Trajectory, action: Tensor, probs: Tensor, noise: Noise
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns of `action` [T,B], of each agent's other actions in it [T,B,N,A-1], and the probabilities of these."""
+    choice, weight = alternatives(action, probs, part.mask)
+    joint = torch.cat((action[:, :, None], swapped(action, choice)), 2)
+    lived = simulator.branches(part, joint, policy, noise)
+    return lived[..., 0], lived[..., 1:].unflatten(-1, (action.shape[-1], -1)), weight
+
+
+def ledger(simulator: Simulator, policy: Policy) -> Draw:
+    """O5: what each agent adds on joining in a random order, absent agents doing a' ~ pi: a draw of its Shapley share.
+
+    The N + 1 branches share a' and the future's noise, so that shares sum to G(s_t, a_t) - G(s_t, a') in every draw.
+    Cost of a replay: at most B (N + 1) T(T+1)/2 steps.
+    """
+
+    def draw(part: Trajectory, probs: Tensor, noise: Noise, keys: Tensor) -> Tensor:
+        absent = sample(probs, noise.policy).flatten(0, 1)[:, None]
+        present = part.action.flatten(0, 1)[:, None]
+
+        def worth(joined: Tensor) -> Tensor:
+            joint = torch.where(joined, present, absent).unflatten(0, part.reward.shape)
+            return simulator.branches(part, joint, policy, noise).flatten(0, 1)
+
+        return gains(worth, keys.flatten(0, 1).argsort(-1)).reshape(part.action.shape)
+
+    return draw
+
+
+def over_luck(
+    simulator: Simulator,
+    policy: Policy,
+    trajectory: Trajectory,
+    draw: Draw,
+    branches: int,
+    replays: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard error [T,B,N] of `replays` draws, 0 at dead steps; `branches` is how many a step each asks for.
+
+    Fresh noise is named "oracle/replay m" and indexed by (seed, number of the episode in the recording).
+    """
+    T, _, N = trajectory.action.shape
+    mean = torch.zeros(trajectory.action.shape, dtype=trajectory.reward.dtype, device=trajectory.reward.device)
+    error = torch.zeros_like(mean)
+    parts = simulator.parts(trajectory, T * branches)
+    for k, b in enumerate(parts):
+        part = some(trajectory, b)
+        with torch.inference_mode():
+            probs = policy(part.obs, part.mask)
+        moments = moments_of(mean[:, b])
+        for m in range(replays):
+            noise = draw_noise(simulator.game, torch.full_like(b, seed), b, f"oracle/replay {m}", mean.dtype)
+            moments = moments.add(draw(part, probs, noise, _keys(m, seed, b, (T, N)).transpose(0, 1)))
+            _tell(progress, k * replays + m + 1, len(parts) * replays)
+        mean[:, b], error[:, b] = moments.mean, moments.error
+    alive = trajectory.alive[..., None]
+    return mean * alive, error * alive
