@@ -33,8 +33,10 @@ units is the airport game (Littlechild & Owen 1973) plus, for each swing, a game
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations, product
 from math import comb
 from typing import Any, NamedTuple
 
@@ -44,9 +46,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.base import Env, Episode, Step, choice, real, refuse_knob, whole
+from envs.noise import Atoms, atoms
 
 HOLD = 0
 NO_FUSE = -1
+ATOMS = 1 << 20  # cases of luck that are listed at most
+
+
+def _marked(size: int, chosen: Iterable[int]) -> list[float]:
+    """Uniform numbers among which the chosen ones come first."""
+    places = set(chosen)
+    return [0.25 if k in places else 0.75 for k in range(size)]
 
 
 class RobotState(NamedTuple):
@@ -55,8 +65,8 @@ class RobotState(NamedTuple):
     t: Tensor  # [B] int64, the step about to be taken
     alive: Tensor  # [B] bool, has not fallen
     fuse: Tensor  # [B] int64, steps left before the fall, -1 while no error was made
-    danger: Tensor  # [B, M m] int64, the decisive units as t * N + i
-    decoy: Tensor  # [B, decoys] int64, units that show danger harmlessly
+    danger: Tensor  # [B, M m] int64, the decisive units as t * N + i, ascending
+    decoy: Tensor  # [B, decoys] int64, units that show danger harmlessly, ascending
     decisive: Tensor  # [B, N] bool, the units of `danger` at t
     cue: Tensor  # [B, N] int64, what each joint sees at t (before any panic)
     wobble: Tensor  # [B] the body's wobble; its dtype is the game's
@@ -183,16 +193,46 @@ class WalkingRobot(Env[RobotState]):
         steps_u, joints_u, rest = noise.tensor_split((self.window, self.window + M * N), dim=1)
         steps = steps_u.argsort(dim=1, stable=True)[:, :M]
         joints = joints_u.reshape(B, M, N).argsort(dim=2, stable=True)[:, :, : self.joints_per_moment]
-        danger = (steps[:, :, None] * N + joints).reshape(B, -1)
+        danger = (steps[:, :, None] * N + joints).reshape(B, -1).sort(dim=1).values  # a set: one order for all draws
         decoy = danger[:, :0]
         if self.decoys:
             taken = rest[:, : self.window * N].scatter(1, danger, 2.0)  # 2 sorts behind every number in [0,1)
-            decoy = taken.argsort(dim=1, stable=True)[:, : self.decoys]
+            decoy = taken.argsort(dim=1, stable=True)[:, : self.decoys].sort(dim=1).values
         t = torch.zeros(B, dtype=torch.int64, device=noise.device)
         decisive = self._marks(danger, t)
         cue = self._draw_cues(t, decisive, decoy, rest[:, -N:])
         alive = torch.ones(B, dtype=torch.bool, device=noise.device)
         return RobotState(t, alive, torch.full_like(t, NO_FUSE), danger, decoy, decisive, cue, noise.new_zeros(B))
+
+    def reset_atoms(self) -> Atoms:
+        """Every schedule with every set of decoys and every first cues, all equally likely.
+
+        C(W,M) C(N,m)^M schedules x C(W N - M m, decoys) x (K-1)^N. Raises ValueError where these are too many.
+        """
+        N, W, M, m = self.n_agents, self.window, self.n_decisive, self.joints_per_moment
+        free = W * N - M * m
+        cases = comb(W, M) * comb(N, m) ** M * comb(free, self.decoys) * (self.n_cues - 1) ** N
+        few_enough(cases, self.reset_noise_size)
+        moments, joints, decoys = _subsets(W, M), _subsets(N, m), _subsets(free, self.decoys)
+        cues = (_digits(self.n_cues - 1, N) + 0.5) / (self.n_cues - 1)
+        at = _digits(len(joints), M)  # which joints at each moment
+        schedule = torch.cat((moments.repeat_interleave(len(at), 0), joints[at].flatten(1).repeat(len(moments), 1)), 1)
+        first = torch.cat((_low(schedule), schedule.new_zeros(len(schedule), self.reset_noise_size - W - M * N)), 1)
+        if self.decoys:
+            first = first.repeat_interleave(len(decoys), 0)
+            taken = torch.zeros(len(first), W * N).scatter(1, self.reset(first).danger, 1.0)
+            units = taken.argsort(dim=1, stable=True)[:, :free]  # the free ones, in order
+            chosen = torch.zeros(len(first), W * N).scatter(1, units, decoys.repeat(len(schedule), 1).to(taken.dtype))
+            first[:, W + M * N : -N] = _low(chosen)
+        noise = first.repeat_interleave(len(cues), 0)
+        noise[:, -N:] = cues.repeat(len(first), 1)
+        return Atoms(noise, torch.full((cases,), 1 / cases, dtype=torch.float64))
+
+    def step_atoms(self) -> Atoms:
+        """K - 1 cues a joint. Raises ValueError with the wobble on, whose disturbance is a real number, or too many."""
+        if self.wobble > 0:
+            raise ValueError(f"with wobble={self.wobble:g} its body is disturbed by any real number; set wobble=0")
+        return atoms(*[[k / (self.n_cues - 1) for k in range(1, self.n_cues - 1)]] * self.n_agents)
 
     def step(self, state: RobotState, action: Tensor, noise: Tensor) -> Step[RobotState]:
         """Light the fuse, fall, or be paid and burn one step of it."""
@@ -258,6 +298,37 @@ class WalkingRobot(Env[RobotState]):
         _, _, _, cues = self._on(state.t.device)
         one_hot = (self._visible_cue(state)[:, :, None] == cues).to(state.wobble.dtype).flatten(1)
         return torch.cat((one_hot, torch.stack(self._body(state, self.observe_damage != "none"), -1)), -1)
+
+    # --- all the luck there is ------------------------------------------------------------------------------------
+
+    def reset_atoms(self) -> Atoms:
+        """Every choice of moments, of joints at each, of decoys, and every joint's first cue, all equally likely.
+
+        Raises ValueError: more than a million cases, or a wobble, which is a real number.
+        """
+        W, N, M, m, d = self.window, self.n_agents, self.n_decisive, self.joints_per_moment, self.decoys
+        cases = comb(W, M) * comb(N, m) ** M * comb(W * N - M * m, d) * (self.n_cues - 1) ** N
+        if cases > ATOMS:
+            raise ValueError(f"walking_robot can begin in {cases:,} ways; only up to {ATOMS:,} are listed")
+        rows = []
+        for steps in combinations(range(W), M):
+            for joints in product(combinations(range(N), m), repeat=M):
+                head = [*_marked(W, steps), *(u for chosen in joints for u in _marked(N, chosen))]
+                danger = {t * N + i for t, chosen in zip(steps, joints, strict=True) for i in chosen}
+                free = [unit for unit in range(W * N) if unit not in danger]
+                rows += [head + (_marked(W * N, units) if d else []) for units in combinations(free, d)]
+        table, cues = torch.tensor(rows, dtype=torch.float64), self.step_atoms().noise
+        noise = torch.cat((table.repeat_interleave(len(cues), 0), cues.repeat(len(table), 1)), 1)
+        return Atoms(noise, torch.full((len(noise),), 1 / len(noise), dtype=torch.float64))
+
+    def step_atoms(self) -> Atoms:
+        """Every joint's next cue, (K - 1)^N cases. Raises ValueError as `reset_atoms`."""
+        others = self.n_cues - 1
+        if self.wobble > 0:
+            raise ValueError(f"wobble={self.wobble} is a real number that moves at every step; only wobble=0 is listed")
+        if others**self.n_agents > ATOMS:
+            raise ValueError(f"walking_robot has {others**self.n_agents:,} cases of cues; up to {ATOMS:,} are listed")
+        return atoms(*[[k / others for k in range(1, others)]] * self.n_agents)
 
     # --- what is known in closed form --------------------------------------------------------------------------
 
