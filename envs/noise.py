@@ -24,6 +24,7 @@ class Atoms(NamedTuple):
     probability: Tensor  # [K] float64, sums to 1
 
 
+MOST_ATOMS = 1 << 24  # numbers in a list of cases: 128 MiB
 BITS = 24  # a float32 holds 24 bits exactly, so float32 and float64 runs meet equal noise
 
 
@@ -92,7 +93,9 @@ def atoms(*cuts: Sequence[float]) -> Atoms:
 
     K = prod_j (len(cuts[j]) + 1); the representative of a cell is its middle, its probability its width.
     Example: atoms([0.2], [1/3, 2/3]) has 6 cases of a pair of numbers; atoms() is the one case of no noise.
+    Raises ValueError where the list would be too long (`few_enough`).
     """
+    few_enough(prod(len(set(points)) + 1 for points in cuts), len(cuts))
     middles, widths = [], []
     for points in cuts:
         edges = torch.tensor([0.0, *sorted(set(points)), 1.0], dtype=torch.float64)
@@ -105,3 +108,10 @@ def atoms(*cuts: Sequence[float]) -> Atoms:
         for columns in (middles, widths)
     )
     return Atoms(noise, width.prod(-1))
+
+
+def few_enough(cases: int, size: int) -> None:
+    """Raise ValueError where `cases` vectors of `size` numbers are too many to list."""
+    if cases * size > MOST_ATOMS:
+        shown = f"{cases:,}" if cases < 10**12 else f"about 10^{len(str(cases)) - 1}"
+        raise ValueError(f"its luck has {shown} cases of {size} numbers; {MOST_ATOMS:,} numbers at most are listed")

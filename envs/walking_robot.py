@@ -204,36 +204,6 @@ class WalkingRobot(Env[RobotState]):
         alive = torch.ones(B, dtype=torch.bool, device=noise.device)
         return RobotState(t, alive, torch.full_like(t, NO_FUSE), danger, decoy, decisive, cue, noise.new_zeros(B))
 
-    def reset_atoms(self) -> Atoms:
-        """Every schedule with every set of decoys and every first cues, all equally likely.
-
-        C(W,M) C(N,m)^M schedules x C(W N - M m, decoys) x (K-1)^N. Raises ValueError where these are too many.
-        """
-        N, W, M, m = self.n_agents, self.window, self.n_decisive, self.joints_per_moment
-        free = W * N - M * m
-        cases = comb(W, M) * comb(N, m) ** M * comb(free, self.decoys) * (self.n_cues - 1) ** N
-        few_enough(cases, self.reset_noise_size)
-        moments, joints, decoys = _subsets(W, M), _subsets(N, m), _subsets(free, self.decoys)
-        cues = (_digits(self.n_cues - 1, N) + 0.5) / (self.n_cues - 1)
-        at = _digits(len(joints), M)  # which joints at each moment
-        schedule = torch.cat((moments.repeat_interleave(len(at), 0), joints[at].flatten(1).repeat(len(moments), 1)), 1)
-        first = torch.cat((_low(schedule), schedule.new_zeros(len(schedule), self.reset_noise_size - W - M * N)), 1)
-        if self.decoys:
-            first = first.repeat_interleave(len(decoys), 0)
-            taken = torch.zeros(len(first), W * N).scatter(1, self.reset(first).danger, 1.0)
-            units = taken.argsort(dim=1, stable=True)[:, :free]  # the free ones, in order
-            chosen = torch.zeros(len(first), W * N).scatter(1, units, decoys.repeat(len(schedule), 1).to(taken.dtype))
-            first[:, W + M * N : -N] = _low(chosen)
-        noise = first.repeat_interleave(len(cues), 0)
-        noise[:, -N:] = cues.repeat(len(first), 1)
-        return Atoms(noise, torch.full((cases,), 1 / cases, dtype=torch.float64))
-
-    def step_atoms(self) -> Atoms:
-        """K - 1 cues a joint. Raises ValueError with the wobble on, whose disturbance is a real number, or too many."""
-        if self.wobble > 0:
-            raise ValueError(f"with wobble={self.wobble:g} its body is disturbed by any real number; set wobble=0")
-        return atoms(*[[k / (self.n_cues - 1) for k in range(1, self.n_cues - 1)]] * self.n_agents)
-
     def step(self, state: RobotState, action: Tensor, noise: Tensor) -> Step[RobotState]:
         """Light the fuse, fall, or be paid and burn one step of it."""
         N, T = self.n_agents, self.horizon
