@@ -18,6 +18,7 @@ from torch import Tensor
 from envs.base import (
     Env,
     HasActionMask,
+    HasFiniteNoise,
     HasLocalRewards,
     HasOptimalValue,
     HasRewardWith,
@@ -26,15 +27,19 @@ from envs.base import (
     HasUnitDifferences,
     HasUnitShapley,
     default_actions,
+    repeat,
     stack,
+    take,
 )
-from envs.noise import uniform
+from envs.noise import Atoms, uniform
 from envs.parallel import episode_noise
 
 BATCH = 6  # episodes side by side
 EPISODES = 2000  # episodes behind a mean
 SIGMAS = 4.5  # half width of an interval in standard errors: a right game fails once in 10^5
 UNITS = 120  # (agent, step) units whose closed form is simulated, in each of two plans
+LISTED = 1 << 22  # numbers of noise that are worth listing for a check of luck
+DRAWS = 500  # of real luck that each state meets
 PLAYERS = 6  # units that deviate from the baseline in a Shapley check
 EXACT = 1e-9  # float64 agreement, relative to max(1, |value|)
 
@@ -484,6 +489,89 @@ def _few_deviations(probe: RulesProbe, baseline: Tensor) -> tuple[Record, list[t
     return play(rules, probe.noise, plan_policy(plan)), chosen
 
 
+def finite_noise(probe: RulesProbe) -> Iterator[str]:
+    """What real luck brings is among the cases listed, and their odds are its own.
+
+    A list that is too long, or that the game refuses to make with these knobs, is not checked.
+    """
+    rules = probe.rules
+    if not isinstance(rules, HasFiniteNoise):
+        return
+    try:
+        first, later = rules.reset_atoms(), rules.step_atoms()
+    except ValueError:
+        return
+    for name, cases, size in (
+        ("reset_atoms", first, rules.reset_noise_size),
+        ("step_atoms", later, rules.step_noise_size),
+    ):
+        if bad := _list_of_cases(cases, size):
+            yield f"{name} {bad}"
+            return
+    if first.noise.numel() <= LISTED:
+        listed, real = (_seen(rules, rules.reset(noise)) for noise in (first.noise, luck(rules, DRAWS, seed=3)[0]))
+        yield from _same_luck("reset", first, listed, real, "")
+    if 4 * len(later.noise) * max(rules.step_noise_size, rules.n_agents) > LISTED:
+        return
+    for record in (probe.random, probe.good):
+        for t in sorted({0, rules.horizon // 3, rules.horizon // 2, rules.horizon - 1}):
+            draws = uniform("check/luck", t, torch.arange(DRAWS), (rules.step_noise_size,), torch.float64)
+            listed, real = (_outcomes(rules, record, t, noise) for noise in (later.noise, draws))
+            yield from _same_luck("step", later, listed, real, f" at step {t}")
+
+
+def _outcomes(rules: Env[Any], record: Record, t: int, noise: Tensor) -> Tensor:
+    """[R, ...]: what step t of row 0 brings with each noise [R,k], side by side: reward, done and all of the state."""
+    state = take(type(record.state)(*(x[t] for x in record.state)), torch.tensor([0]))
+    step = rules.step(repeat(state, len(noise)), record.action[t, :1].repeat(len(noise), 1), noise)
+    return torch.cat((step.reward[:, None], step.done[:, None], _seen(rules, step.state)), 1)
+
+
+def _list_of_cases(cases: Atoms, size: int) -> str:
+    """What is wrong with the form of a list of cases; '' where nothing is."""
+    noise, probability = cases
+    if noise.dim() != 2 or noise.shape[1] != size or probability.shape != noise.shape[:1]:
+        return f"has shapes {tuple(noise.shape)} and {tuple(probability.shape)}; they must be [K, {size}] and [K]"
+    if noise.dtype != torch.float64 or probability.dtype != torch.float64:
+        return f"is {noise.dtype} and {probability.dtype}; it must be torch.float64"
+    if not bool(((noise >= 0) & (noise < 1)).all()) or not bool((probability >= 0).all()):
+        return "holds noise outside [0,1) or a negative probability"
+    if abs(float(probability.sum()) - 1) > EXACT:
+        return f"has probabilities that sum to {float(probability.sum()):.12g}; they must sum to 1"
+    return ""
+
+
+def _seen(rules: Env[Any], state: Any) -> Tensor:
+    """[R, ...] everything about a state, side by side."""
+    fields = (*state, rules.observe(state), rules.critic_view(state))
+    return torch.cat([x.reshape(len(x), x[:1].numel()).double() for x in fields], 1)
+
+
+def _same_luck(what: str, cases: Atoms, listed: Tensor, real: Tensor, where: str) -> Iterator[str]:
+    """Outcomes of the listed cases [K,F] against outcomes of real luck [R,F]: none is new, and the means agree.
+
+    Bernstein's inequality: |mean of R - mean| > z sd/sqrt(R) + z^2 range/(6 R) with probability below 2 exp(-z^2/2).
+    """
+    together = torch.cat((listed, real)).float()  # rounding is no new case
+    names, code = together.unique(dim=0, return_inverse=True)
+    known = torch.zeros(len(names), dtype=torch.bool).index_fill_(0, code[: len(listed)], True)
+    new = ~known[code[len(listed) :]]
+    if bool(new.any()):
+        yield f"{what}_atoms leaves out {float(new.double().mean()):.2g} of what a {what} with real luck brings{where}"
+        return
+    mean = cases.probability @ listed
+    deviation = (cases.probability @ (listed - mean).square()).sqrt()
+    spread = listed.amax(0) - listed.amin(0)
+    width = SIGMAS * deviation / math.sqrt(len(real)) + SIGMAS**2 * spread / (6 * len(real)) + EXACT * (1 + mean.abs())
+    gap = (real.mean(0) - mean).abs()
+    if bool((gap > width).any()):
+        k = int((gap - width).argmax())
+        yield (
+            f"{what}_atoms gives number {k} of what a {what} brings{where} the mean {float(mean[k]):.6g}, "
+            f"but {len(real)} real ones give {float(real.mean(0)[k]):.6g} +- {float(width[k]):.2g}"
+        )
+
+
 def declared_returns(probe: RulesProbe) -> Iterator[str]:
     """Random play and the scripted policy earn what is declared, within an interval; the bounds are in order."""
     rules = probe.rules
@@ -522,5 +610,6 @@ RULES_CHECKS = (
     capabilities_hold,
     closed_differences,
     closed_shapley,
+    finite_noise,
     declared_returns,
 )

@@ -12,6 +12,7 @@ from pettingzoo import ParallelEnv
 from torch import Tensor
 
 from envs.base import Env, Episode, Step
+from envs.noise import Atoms, atoms
 from envs.parallel import ParallelGame
 
 
@@ -44,6 +45,12 @@ class Lanterns(Env[LanternState]):
         last = 2 + (noise[:, -1] * (self.horizon - 1)).long()
         cue = (noise[:, : self.n_agents] * 2).long()
         return LanternState(torch.zeros_like(last), last, cue, noise.new_ones(len(noise)))
+
+    def reset_atoms(self) -> Atoms:
+        return atoms(*[[0.5]] * self.n_agents, [k / (self.horizon - 1) for k in range(1, self.horizon - 1)])
+
+    def step_atoms(self) -> Atoms:
+        return atoms(*[[0.5]] * self.n_agents)
 
     def step(self, state: LanternState, action: Tensor, noise: Tensor) -> Step[LanternState]:
         out = state.t + 1 >= state.last
@@ -196,6 +203,28 @@ class DeclaresTooMuch(Lanterns):
 
 class DeclaresTheWrongChance(Lanterns):
     random_return = property(lambda self: 2.4)
+
+
+class ForgetsACase(Lanterns):
+    """The last agent's cue is never lit."""
+
+    def step_atoms(self) -> Atoms:
+        return atoms(*[[0.5]] * (self.n_agents - 1), [])
+
+
+class BelievesInLongNights(Lanterns):
+    """Every case is there, but not as often."""
+
+    def reset_atoms(self) -> Atoms:
+        noise, probability = super().reset_atoms()
+        likely = probability * (0.5 + noise[:, -1])
+        return Atoms(noise, likely / likely.sum())
+
+
+class ChancesSumToLess(Lanterns):
+    def step_atoms(self) -> Atoms:
+        noise, probability = super().step_atoms()
+        return Atoms(noise, probability * 0.9)
 
 
 class StaysFloat32(Lanterns):
