@@ -183,7 +183,7 @@ def solve(game: TinyMdp, table: Tensor, gamma: float = 1.0) -> Exact:
     later = torch.zeros(game.n_places, dtype=torch.float64)
     qs, vs = [], []
     for t in reversed(range(game.horizon)):
-        q = (shares.sum(-1) + gamma * (ends == 0) * later[follow]).mean(-1)
+        q = (shares.sum(-1) + gamma * (ends == 0).double() * later[follow]).mean(-1)
         chance = torch.stack([table[t, :, i, joints[:, i]] for i in range(game.n_agents)]).prod(0)  # [S,J]
         later = (chance * q).sum(-1)
         qs, vs = [q, *qs], [later, *vs]
