@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
 import brute
 import pytest
 import torch
+from honest import assert_honest
 from tiny_mdp import (
     MaskedTiny,
     TinyMdp,
@@ -17,6 +18,7 @@ from tiny_mdp import (
     given_own,
     joint_index,
     lopsided,
+    rows_of,
     solve,
     true_gradient,
 )
@@ -27,11 +29,11 @@ from envs.base import Env, HasActionMask, HasUnitDifferences, HasUnitShapley, ma
 from envs.el_farol import ElFarol
 from envs.matrix_game import MatrixGame
 from envs.walking_robot import WalkingRobot
-from marl.oracle import KINDS, baseline_of, natural_baseline, oracle
+from marl.oracle import KINDS, baseline_of, natural_baseline, oracle, ways
 from marl.oracle.closed import unit_difference
 from marl.oracle.sampled import agent_total, frozen_unit, unit_effect
 from marl.policy import Actor
-from marl.rollout import Simulator, play, rollout, sample
+from marl.rollout import Simulator, play, rollout, row_bytes, sample
 from marl.types import Policy, Trajectory
 
 ROBOT = WalkingRobot(3, 12, 4, 5, 2, 2, n_cues=3, decoys=2, stagger=2, temptation=0.3)
@@ -45,7 +47,22 @@ GAMES: list[Env[Any]] = [
     MaskedTiny(),
     TinyMdp(1, 4),
 ]
+LONG = WalkingRobot()
 every_game = pytest.mark.parametrize("game", GAMES, ids=repr)
+
+
+class Stranger(TinyMdp):
+    """A game that is stepped one episode at a time and keeps its luck to itself."""
+
+    counterfactuals: str | None = "copy"
+    why = "deep copies of it continue exactly as the original"
+
+
+class Bolted(Stranger):
+    """... and cannot be taken back."""
+
+    counterfactuals = None
+    why = "two games with the same seed differed"
 
 
 def lived(game: Env[Any], episodes: int = 6) -> tuple[Actor, Trajectory]:
@@ -255,31 +272,46 @@ def test_exact_values_are_means_of_returns() -> None:
 
 
 def test_definitions_name_what_was_held_fixed() -> None:
-    """Every answer carries its definition with the baseline, and its cost in steps."""
+    """Every answer carries its definition with the baseline, and how it was had."""
     tau = rollout(ROBOT, None, 3, dtype=torch.float64)
-    for kind, words in {
+    said = {
+        "O1 difference": ("same state and noise", "baseline safe"),
+        "O1 aristocrat": ("mean over a_it", "same state and noise"),
+        "O1 Shapley": ("Shapley", "all 8 coalitions", "baseline safe"),
+        "O2": ("Q(s,a) - V(s)", "sampled, 2 replays with fresh noise"),
+        "O3": ("teammates", "sampled, 2 replays with fresh noise"),
+        "O4": ("given teammates' actions", "sampled, 2 replays with fresh noise"),
+        "O5": ("ledger", "sampled, 2 replays with fresh noise, one order each"),
         "O6": ("everyone reacting", "same noise", "inverse CDF"),
-        "O7": ("throughout", "frozen"),
-        "O8": ("frozen", "baseline safe"),
+        "O7": ("throughout", "frozen", "baseline safe"),
+        "O7 reacting": ("throughout", "reacting", "inverse CDF", "baseline safe"),
+        "O8": ("frozen", "closed form", "baseline safe"),
         "O8 simulated": ("replays", "baseline safe"),
-        "O8 Shapley": ("Shapley", "baseline safe"),
-    }.items():
-        said = oracle(ROBOT, None, tau, kind).definition
-        assert all(word in said for word in words), said
-    assert set(KINDS) == {"O6", "O7", "O8", "O8 simulated", "O8 Shapley"}
+        "O8 Shapley": ("Shapley", "closed form", "baseline safe"),
+    }
+    for kind, words in said.items():
+        definition = oracle(ROBOT, None, tau, kind, replays=2).definition
+        assert all(word in definition for word in (kind.split()[0], *words)), definition
+    assert set(KINDS) == {*said, "O3 observed"}
     assert oracle(ROBOT, None, tau, "O8", "default").definition.endswith("baseline default")
+    assert "by replays with the recorded noise" in oracle(ROBOT, None, tau, "O8", how="exact").definition
     assert oracle(ElFarol(), None, rollout(ElFarol(), None, 3), "O8").definition.endswith("baseline default")
+    bar = ElFarol(3, 2, 2.0)
+    assert "exact by enumeration" in oracle(bar, None, rollout(bar, None, 3), "O5").definition
 
 
 @pytest.mark.parametrize(
     ("game", "kind", "baseline", "words"),
     [
-        (ROBOT, "O9", None, "there is no oracle 'O9'; the oracles are: O6, O7, O8, O8 simulated, O8 Shapley"),
+        (
+            ROBOT,
+            "O9",
+            None,
+            "there is no oracle 'O9'; the oracles are: O1 difference, O1 aristocrat, O1",
+        ),
         (ElFarol(3), "O8", "safe", "baseline='safe' is not allowed; it must be 'default' or 3 actions"),
         (ROBOT, "O8", "hold", "baseline='hold' is not allowed; it must be 'default', 'safe' or 3 actions"),
         (ROBOT, "O8", [0, 1], r"baseline=\[0, 1\] is not allowed; it must be 'default', 'safe' or 3 actions"),
-        (TinyMdp(), "O8 Shapley", None, "TinyMdp knows no closed form of the Shapley value over units"),
-        (ROBOT, "O8 Shapley", "default", "no closed-form Shapley value for the baseline"),
     ],
 )
 def test_refusals_are_one_sentence(game: Env[Any], kind: str, baseline: Any, words: str) -> None:
@@ -317,3 +349,337 @@ def test_costs_are_counted_per_seed() -> None:
             ask(one, rollout(ROBOT, None, 5, [s], dtype=torch.float64), baseline)
             alone += one.steps.tolist()
         assert both.steps.tolist() == alone
+
+
+# One door: what is possible, and how it is had.
+
+
+@pytest.mark.parametrize(
+    ("game", "kind", "asked", "words"),
+    [
+        (
+            ElFarol(3),
+            "O4",
+            {"how": "brute"},
+            "how='brute' is not allowed; it must be one of auto, closed",
+        ),
+        (
+            ElFarol(3),
+            "O4",
+            {"how": "closed"},
+            "O4 of ElFarol cannot be had with how='closed'; possible are: auto",
+        ),
+        (
+            TinyMdp(),
+            "O8",
+            {"how": "closed"},
+            "O8 of TinyMdp cannot be had with how='closed'; possible are: auto",
+        ),
+        (ROBOT, "O3 observed", {"how": "sampled"}, "O3 observed of WalkingRobot .* possible are: auto, exact$"),
+        (
+            Stranger(),
+            "O4",
+            {"how": "exact"},
+            "O4 of Stranger cannot be had with how='exact'; possible are: auto, sampled",
+        ),
+        (LONG, "O3", {"how": "exact", "memory": 1 << 20}, "is too large to be listed state by state"),
+        (
+            ROBOT,
+            "O8 Shapley",
+            {"baseline": "default", "how": "closed"},
+            "no closed-form Shapley value for the baseline",
+        ),
+        (ROBOT, "O8 Shapley", {"how": "exact"}, "exact to 12 units off the baseline, and an episode has 2"),
+        (ROBOT, "O3", {"replays": 1}, "replays=1 is not allowed; it must be a whole number, 2 or more"),
+        (ROBOT, "O3", {"memory": 0}, "memory=0 is not allowed; it must be a whole number, 1 or more"),
+    ],
+)
+def test_impossible_requests_say_what_is_possible(game: Env[Any], kind: str, asked: dict[str, Any], words: str) -> None:
+    """One sentence, with what this kind of truth can be had by in this game."""
+    tau = rollout(game, None, 2)
+    with pytest.raises(ValueError, match=words) as refused:
+        oracle(game, None, tau, kind, **asked)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_policy_that_did_not_play_is_refused() -> None:
+    """Episodes of one policy judged under another: the truth would be about other episodes."""
+    actor, tau = lived(ROBOT)
+    for kind in ("O2", "O3", "O4", "O5", "O6", "O7 reacting"):
+        with pytest.raises(ValueError, match=r"the policy did not play this trajectory: .* give the behaviour policy"):
+            oracle(ROBOT, None, tau, kind)
+    oracle(ROBOT, None, tau, "O7")  # nobody reacts
+    with pytest.raises(ValueError, match="the policy serves 4 seeds, and 6 episodes are no multiple of that"):
+        oracle(ROBOT, Actor(ROBOT, range(4)), tau, "O6")
+    assert oracle(ROBOT, actor, tau, "O6").cost > 0
+
+
+def test_ways_are_the_ways_there_are() -> None:
+    """`ways` lists what then works, best first; auto takes the first."""
+    bar, tau = ElFarol(3, 2, 2.0), rollout(ElFarol(3, 2, 2.0), None, 4, dtype=torch.float64)
+    assert ways(bar, "O8") == ("closed", "exact", "sampled") and ways(bar, "O3 observed") == ("exact",)
+    for kind in KINDS:
+        answers = [oracle(bar, None, tau, kind, how=how, replays=3) for how in ("auto", *ways(bar, kind))]
+        assert answers[0].definition == answers[1].definition
+        assert torch.equal(answers[0].values, answers[1].values)
+        assert all(answer.values.shape == answer.error.shape == tau.action.shape for answer in answers)
+
+
+def test_games_from_outside_are_judged_given_the_noise() -> None:
+    """O4 is one replay of each action with the recorded luck; means over luck that cannot be drawn are refused."""
+    game = Stranger(2, 3)
+    table = lopsided(game)
+    policy = acting(game, table)
+    tau = rollout(game, policy, 6, dtype=torch.float64)
+    found, effect = oracle(game, policy, tau, "O4"), oracle(game, policy, tau, "O6")
+    assert torch.equal(found.values, effect.values) and found.cost == effect.cost and not found.error.any()
+    assert "given the noise" in found.definition and "given the noise" in effect.definition
+    for kind in ("O1 difference", "O1 aristocrat", "O1 Shapley", "O7", "O7 reacting", "O8", "O8 Shapley"):
+        assert "given the noise" in oracle(game, policy, tau, kind).definition
+    for kind in ("O2", "O3", "O3 observed", "O5"):
+        with pytest.raises(ValueError, match=rf"{kind} is a mean over luck drawn anew .*: O1 difference, .* O4, O6"):
+            oracle(game, policy, tau, kind)
+    with pytest.raises(ValueError, match="O6 needs counterfactuals, which Bolted cannot give: two games"):
+        oracle(Bolted(2, 3), policy, tau, "O6")
+
+
+# Means over luck, sampled.
+
+
+def truths(game: TinyMdp, table: Tensor, tau: Trajectory) -> dict[str, Tensor]:
+    """O2 to O5 [T,B,N] of recorded actions, from the tables of tests/tiny_mdp.py, O5 by all orders of agents."""
+    exact, joints = solve(game, table), torch.tensor(game.joints)
+    t, place, N = torch.arange(game.horizon)[:, None], tau.state.place, game.n_agents
+    j = joint_index(game, tau.action)
+    q, v = exact.q[t, place, j], exact.v[t, place]
+    own = given_own(game, table, exact)
+
+    def worth(present: tuple[int, ...]) -> Tensor:
+        """E over the actions of those not present of Q."""
+        chance = torch.ones(*q.shape, len(joints), dtype=torch.float64)
+        for i in range(N):
+            took = (tau.action[..., None, i] == joints[:, i]).double()
+            chance *= took if i in present else table[t, place, i][..., joints[:, i]]
+        return (chance * exact.q[t, place]).sum(-1)
+
+    shares = torch.zeros(tau.action.shape, dtype=torch.float64)
+    orders = list(permutations(range(N)))
+    for order in orders:
+        for k, i in enumerate(order):
+            shares[..., i] += (worth(order[: k + 1]) - worth(order[:k])) / len(orders)
+    found = {
+        "O2": (q - v)[..., None].expand(tau.action.shape),
+        "O3": torch.stack([own[t, place, i, tau.action[..., i]] for i in range(N)], -1),
+        "O4": given_joint(game, table, exact.q)[t, place, j],
+        "O5": shares,
+    }
+    return {kind: values * tau.alive[..., None] for kind, values in found.items()}
+
+
+def masked_table(game: MaskedTiny) -> Tensor:
+    """A lopsided policy that never does what is forbidden."""
+    table = lopsided(game) * game.allowed
+    return table / table.sum(-1, keepdim=True)
+
+
+MEANS = ("O2", "O3", "O4", "O5")
+
+
+@pytest.mark.parametrize("kind", MEANS)
+@pytest.mark.parametrize(
+    "game", [TinyMdp(), TinyMdp(3, 3, 2, seed=5), TinyMdp(2, 3, 3, seed=4), MaskedTiny(horizon=2, ends=0.3)], ids=repr
+)
+def test_sampled_means_are_the_exact_ones(game: TinyMdp, kind: str) -> None:
+    """Paired replays with fresh noise against tables: at most 1% outside 3 standard errors, none outside 6."""
+    table = masked_table(game) if isinstance(game, MaskedTiny) else lopsided(game)
+    policy = acting(game, table)
+    tau = rollout(game, policy, 40, dtype=torch.float64)
+    truth = truths(game, table, tau)[kind]
+    found = oracle(game, policy, tau, kind, how="sampled", replays=400)
+    assert_honest(found.values, found.error, truth)
+    assert not found.values[~tau.alive].any() and not found.error[~tau.alive].any()
+    if not isinstance(game, MaskedTiny) and kind != "O4":  # there, pairs may differ by a constant
+        assert bool((found.error[tau.alive] > 0).all())
+    with pytest.raises(AssertionError):  # the control: another agent's truth is not this one's
+        assert_honest(found.values, found.error, truth.flip(1))
+
+
+@pytest.mark.parametrize("kind", MEANS)
+@pytest.mark.parametrize(
+    "game", [ElFarol(3, 2, 2.0), MatrixGame("climbing"), MatrixGame("two_step")], ids=["bar", "climbing", "two steps"]
+)
+def test_sampled_means_are_what_enumeration_finds(game: Env[Any], kind: str) -> None:
+    """Two ways of ours that share no code."""
+    actor, tau = lived(game, 24)
+    exact = oracle(game, actor, tau, kind, how="exact")
+    found = oracle(game, actor, tau, kind, how="sampled", replays=600, seed=2)
+    assert not exact.error.any()
+    assert_honest(found.values, found.error, exact.values)
+
+
+def test_shares_of_the_sampled_ledger_sum_to_the_advantage() -> None:
+    """sum_i O5 = O2 replay by replay, not only in the mean: both live the same two ends of a chain of joint actions."""
+    game = TinyMdp(3, 3)
+    policy = acting(game, lopsided(game))
+    tau = rollout(game, policy, 20, dtype=torch.float64)
+    shares, whole = (oracle(game, policy, tau, kind, how="sampled", replays=5) for kind in ("O5", "O2"))
+    assert (shares.values.sum(-1) - whole.values[..., 0]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", MEANS)
+def test_errors_shrink_as_one_over_root_m(kind: str) -> None:
+    """Four times the replays halve the stated error, and the real one."""
+    game = TinyMdp(2, 3)
+    table = lopsided(game)
+    policy = acting(game, table)
+    tau = rollout(game, policy, 120, dtype=torch.float64)
+    truth = truths(game, table, tau)[kind]
+    few, many = (oracle(game, policy, tau, kind, how="sampled", replays=m) for m in (40, 160))
+    assert float(few.error.mean() / many.error.mean()) == pytest.approx(2, rel=0.05)
+    assert float((few.values - truth).std() / (many.values - truth).std()) == pytest.approx(2, rel=0.2)
+
+
+def test_fresh_noise_is_named() -> None:
+    """The same seed, the same numbers; another seed, others; and an episode's do not depend on those beside it."""
+    actor, tau = lived(ROBOT)
+    first, again, other = (oracle(ROBOT, actor, tau, "O4", replays=3, seed=seed).values for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    alone = oracle(ROBOT, actor, rows_of(tau, [0, 1]), "O4", replays=3).values
+    assert (alone - first[:, :2]).abs().max() < 1e-12
+
+
+@every_game
+def test_reacting_total_equals_single_lives(game: Env[Any]) -> None:
+    """O7 reacting: agent i on its baseline throughout, the others doing what the policy makes of the same luck."""
+    actor, tau = lived(game, 4)
+    named = [(i + 1) % game.n_actions for i in range(game.n_agents)]
+    found, steps = oracle(game, actor, tau, "O7 reacting", named), 0
+    for b, i in product(range(4), range(game.n_agents)):
+        state, total = take(map_state(lambda x: x[0], tau.state), torch.tensor([b])), 0.0
+        for t in range(game.horizon):
+            mask = game.action_mask(state) if isinstance(game, HasActionMask) else None
+            action = sample(actor(game.observe(state), mask), tau.policy_noise[t, b][None])
+            action[:, i] = named[i]
+            outcome = game.step(state, action, tau.noise[t, b][None])
+            total, steps, state = total + float(outcome.reward), steps + 1, outcome.state
+            if bool(outcome.done):
+                break
+        gap = float(tau.reward[:, b].sum()) - total
+        assert (found.values[:, b, i] - gap * tau.alive[:, b].double()).abs().max() < 1e-9
+    assert found.cost == steps
+
+
+@every_game
+def test_rewards_of_one_step(game: Env[Any]) -> None:
+    """O1 difference and aristocrat against single steps; one step for every live unit and other action."""
+    _, tau = lived(game, 5)
+    named = [(i + 1) % game.n_actions for i in range(game.n_agents)]
+    difference, aristocrat = (oracle(game, None, tau, f"O1 {kind}", named) for kind in ("difference", "aristocrat"))
+    gaps = torch.zeros(*tau.action.shape, game.n_actions, dtype=torch.float64)
+    for t, i, c in product(range(game.horizon), range(game.n_agents), range(game.n_actions)):
+        action = tau.action[t].clone()
+        action[:, i] = c
+        state = map_state(lambda x, t=t: x[t], tau.state)
+        gaps[t, :, i, c] = (tau.reward[t] - game.step(state, action, tau.noise[t]).reward) * tau.alive[t]
+    for i, c in enumerate(named):
+        assert (difference.values[..., i] - gaps[..., i, c]).abs().max() < 1e-9
+    assert (aristocrat.values - (tau.probs * gaps).sum(-1)).abs().max() < 1e-9
+    live = int(tau.alive.sum()) * game.n_agents
+    assert difference.cost == live and aristocrat.cost == live * (game.n_actions - 1)
+
+
+# Prices.
+
+
+def test_costs_are_the_formulas_of_the_design() -> None:
+    """Steps of every kind where nobody dies, in B, T, N, A, M replays and u units off the baseline."""
+    B, T, N, A, M = 5, 4, 3, 3, 7
+    game = TinyMdp(N, T, A, ends=0.0)
+    tau = rollout(game, None, B, dtype=torch.float64)
+    ahead = T * (T + 1) // 2
+    units = (tau.action != torch.tensor(game.default_action)).flatten(2).sum((0, 2)).tolist()
+    formulas = {
+        ("O1 difference", "exact"): B * T * N,
+        ("O1 aristocrat", "exact"): B * T * N * (A - 1),
+        ("O1 Shapley", "exact"): B * T * 2**N,
+        ("O1 Shapley", "sampled"): M * B * T * 2 * N,
+        ("O2", "sampled"): M * B * 2 * ahead,
+        ("O3", "sampled"): M * B * (1 + N * (A - 1)) * ahead,
+        ("O4", "sampled"): M * B * (1 + N * (A - 1)) * ahead,
+        ("O5", "sampled"): M * B * (N + 1) * ahead,
+        ("O6", "exact"): B * N * (A - 1) * ahead,
+        ("O7", "exact"): B * N * T,
+        ("O7 reacting", "exact"): B * N * T,
+        ("O8", "exact"): B * N * ahead,
+        ("O8 Shapley", "exact"): T * sum(2**u for u in units),
+        ("O8 Shapley", "sampled"): M * T * sum(2 * u for u in units),
+    }
+    for (kind, how), cost in formulas.items():
+        assert oracle(game, None, tau, kind, how=how, replays=M).cost == cost, kind
+    bar, walks = ElFarol(4, 3, 2.0), rollout(ElFarol(4, 3, 2.0), None, B)
+    guests = int((walks.action != 0).sum())
+    assert (
+        oracle(bar, None, walks, "O8", how="closed").cost == oracle(bar, None, walks, "O8", how="exact").cost == B * 4
+    )
+    assert oracle(bar, None, walks, "O8 Shapley", how="closed").cost == guests + B  # one order of the units
+
+
+# Memory and progress.
+
+
+STEPPED: list[int] = []
+
+
+class Watched(TinyMdp):
+    """Notes how many rows are stepped at once."""
+
+    def step(self, state: Any, action: Tensor, noise: Tensor) -> Any:
+        STEPPED.append(len(action))
+        return super().step(state, action, noise)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "O3 observed"])
+def test_memory_is_bounded_and_changes_nothing(kind: str) -> None:
+    """Rows in work at a time fit in `memory`, down to one; values, errors and costs are those of any other memory."""
+    game = Watched(3, 4, ends=0.2)
+    table = lopsided(game)
+    policy = acting(game, table)
+    tau = rollout(game, policy, 9, dtype=torch.float64)
+    size = row_bytes(game, tau)
+    whole = oracle(game, policy, tau, kind, how=ways(game, kind)[-1], replays=3)
+    for rows in (1, 40):
+        STEPPED.clear()
+        memory = 1 if rows == 1 else 4 * size * rows
+        calls: list[tuple[int, int]] = []
+        part = oracle(
+            game, policy, tau, kind, how=ways(game, kind)[-1], replays=3, memory=memory,
+            progress=lambda done, total, calls=calls: calls.append((done, total)),
+        )  # fmt: skip
+        assert (part.values - whole.values).abs().max() < 1e-12 and (part.error - whole.error).abs().max() < 1e-12
+        assert part.cost == whole.cost > 0
+        # all branches born so far advance together; a Shapley question of one step asks at least about one step
+        assert max(STEPPED) <= max(rows, 2 * 3 if kind == "O1 Shapley" else 1)
+        done, total = zip(*calls, strict=True)
+        assert done == tuple(range(1, total[0] + 1)) and set(total) == {len(done)}
+        assert rows > 1 or len(calls) > 1
+
+
+def test_populations_are_judged_seed_by_seed_in_pieces() -> None:
+    """A policy of two seeds, in pieces of any size and exactly, has the truth that each seed has alone."""
+    for game, kinds in ((ROBOT, ("O4", "O6", "O7 reacting")), (ElFarol(3, 2, 2.0), ("O3", "O5"))):
+        actor = Actor(game, (3, 5)).double()
+        with torch.no_grad():
+            actor.net.weights[-1].mul_(200)
+        tau = rollout(game, actor, 4, (3, 5), dtype=torch.float64)
+        for kind in kinds:
+            found = oracle(game, actor, tau, kind, replays=2)
+            pieces = oracle(game, actor, tau, kind, replays=2, memory=200_000 if kind in ("O3", "O5") else 20_000)
+            assert (found.values - pieces.values).abs().max() < 1e-9
+            if kind == "O4":
+                continue  # fresh noise is named by an episode's number, which is another one alone
+            for s in range(2):
+                alone = Actor(game, ((3, 5)[s],)).double()
+                with torch.no_grad():
+                    alone.net.weights[-1].mul_(200)
+                part = rows_of(tau, range(4 * s, 4 * s + 4))
+                assert (oracle(game, alone, part, kind).values - found.values[:, 4 * s : 4 * s + 4]).abs().max() < 1e-9

@@ -1,5 +1,6 @@
 """The truth: what every action was really worth. It shares no code with the methods that it judges."""
 
-from marl.oracle.api import KINDS, baseline_of, natural_baseline, oracle
+from marl.oracle.api import HOWS, baseline_of, natural_baseline, oracle, ways
+from marl.oracle.kinds import KINDS
 
-__all__ = ["KINDS", "baseline_of", "natural_baseline", "oracle"]
+__all__ = ["HOWS", "KINDS", "baseline_of", "natural_baseline", "oracle", "ways"]

@@ -7,14 +7,14 @@ and the policies', and the spread over M pairs gives a standard error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from envs.noise import uniform
 from marl.oracle.moments import moments_of
-from marl.oracle.shapley import EXACT, Shares, Worth, exact, gains, permutations
+from marl.oracle.shapley import gains
 from marl.rollout import Simulator, draw_noise, others, sample, some, swapped
 from marl.types import Noise, Policy, Trajectory
 
@@ -119,11 +119,17 @@ def _in_parts(
     parts = simulator.parts(trajectory, branches)
     for done, b in enumerate(parts, 1):
         out[:, b] = ask(some(trajectory, b))
-        _tell(progress, done, len(parts))
+        tell(progress, done, len(parts))
     return out * trajectory.alive[..., None]
 
 
-def _tell(progress: Progress | None, done: int, total: int) -> None:
+def order_keys(replay: int, seed: int, rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """[R, *shape] random numbers that make an order, named by (seed, row, replay)."""
+    return uniform(f"oracle/order {replay}", seed, rows, shape, torch.float64, rows.device)
+
+
+def tell(progress: Progress | None, done: int, total: int) -> None:
+    """Call `progress`, if there is one."""
     if progress is not None:
         progress(done, total)
 
@@ -131,126 +137,29 @@ def _tell(progress: Progress | None, done: int, total: int) -> None:
 # The reward of one step.
 
 
-def reward_difference(simulator: Simulator, trajectory: Trajectory, baseline: Tensor) -> Tensor:
-    """O1 difference: r_t - rho(s_t, a_t[i <- c_i], xi_t), [T,B,N]. Cost: at most B T N steps."""
-    instead = simulator.rewards(trajectory, baseline[:, None].expand(*trajectory.action.shape, 1))[..., 0]
-    return (trajectory.reward[..., None] - instead) * trajectory.alive[..., None]
-
-
-def reward_aristocrat(simulator: Simulator, trajectory: Trajectory) -> Tensor:
-    """O1 aristocrat: r_t - sum_c pi_i(c|o_it) rho(s_t, a_t[i <- c], xi_t), [T,B,N]. Cost: at most B T N (A-1) steps."""
-    choice, weight = alternatives(trajectory.action, trajectory.probs, trajectory.mask)
-    instead = simulator.rewards(trajectory, choice)
-    gap = trajectory.reward[..., None, None] - instead
-    return (weight * gap).sum(-1) * trajectory.alive[..., None]
-
-
-def reward_shapley(
-    simulator: Simulator,
-    trajectory: Trajectory,
-    baseline: Tensor,
-    orders: int = 0,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Shares:
-    """O1 Shapley of v(C) = rho(s_t, a_C and the baseline elsewhere, xi_t); [T,B,N] each.
-
-    By all coalitions (orders = 0; cost: at most B T 2^N steps), or by antithetic pairs of orders (2 N B T a pair).
-    """
-    T, B, N = trajectory.action.shape
-    action = trajectory.action.flatten(0, 1)
-    values = trajectory.reward.new_zeros(T * B, N)
-    error, how = torch.zeros_like(values), "no live step"
-    parts = simulator.live_cells(trajectory, 2 * N if orders else 1 << N)
-    for done, cells in enumerate(parts, 1):
-
-        def worth(present: Tensor, cells: Tensor = cells) -> Tensor:
-            return simulator.paid(trajectory, cells, torch.where(present, action[cells][:, None], baseline))
-
-        at_once = max(1, simulator.at_once(trajectory) // len(cells))
-        found = _divided(worth, cells, N, orders, seed, at_once)
-        values[cells], error[cells], how = found
-        _tell(progress, done, len(parts))
-    return Shares(values.reshape(T, B, N), error.reshape(T, B, N), how)
-
-
-def _divided(worth: Worth, rows: Tensor, players: int, orders: int, seed: int, at_once: int = 1 << EXACT) -> Shares:
-    """Exactly if `orders` is 0, else by that many pairs of orders, drawn for each of the numbered rows [R]."""
-    if not orders:
-        return exact(worth, len(rows), players, at_once, rows.device)
-    return permutations(worth, (_keys(m, seed, rows, (players,)).argsort(-1) for m in range(orders)))
-
-
-def _keys(replay: int, seed: int, rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """[R, *shape] random numbers that make an order, named by (seed, row, replay)."""
-    return uniform(f"oracle/order {replay}", seed, rows, shape, torch.float64, rows.device)
-
-
-# Shapley over (agent, step) units.
-
-
-def unit_shapley(
-    simulator: Simulator,
-    trajectory: Trajectory,
-    baseline: Tensor,
-    orders: int,
-    seed: int = 0,
-    limit: int = EXACT,
-    progress: Progress | None = None,
-) -> Shares:
-    """O8 Shapley of v(C) = return with the units (t,i) in C as recorded and all others on the baseline, [T,B,N].
-
-    Units that are on the baseline anyway change nothing and get 0. An episode with u <= limit others is divided
-    exactly (cost: at most 2^u T steps), one with more by `orders` antithetic pairs of orders (2 u T steps a pair).
-    Units after an early end are players too: in another plan the episode may go on.
-    """
-    T, B, N = trajectory.action.shape
-    plan = trajectory.action.transpose(0, 1).flatten(1)  # [B, T N]
-    idle = baseline.repeat(T)
-    differs = plan != idle
-    values = trajectory.reward.new_zeros(B, T * N)
-    error = torch.zeros_like(values)
-    groups = list(_alike(differs.sum(1), limit, simulator.memory))
-    for done, (u, b) in enumerate(groups, 1):
-        units = differs[b].nonzero()[:, 1].reshape(len(b), u)
-        acts = plan[b].gather(1, units)
-
-        def worth(present: Tensor, b: Tensor = b, units: Tensor = units, acts: Tensor = acts) -> Tensor:
-            return _plans_worth(simulator, trajectory, b, idle, acts, units, present)
-
-        found = _divided(worth, b, u, 0 if u <= limit else orders, seed)
-        values[b] = values[b].scatter(1, units, found.values)
-        error[b] = error[b].scatter(1, units, found.error)
-        _tell(progress, done, len(groups))
-    exactly, sampled = int((differs.sum(1) <= limit).sum()), f"{2 * orders} orders in {orders} antithetic pairs"
-    how = f"all coalitions in {exactly} of {B} episodes, {sampled} in the others"
-    how = sampled if not exactly else "all coalitions" if exactly == B else how
-    return Shares(values.reshape(B, T, N).transpose(0, 1), error.reshape(B, T, N).transpose(0, 1), how)
-
-
-def _alike(players: Tensor, limit: int, memory: int) -> Iterator[tuple[int, Tensor]]:
-    """(u, rows with u players), u >= 1, so many rows at a time as their coalitions, a byte a player, fit in memory."""
-    for u in players.unique().tolist():
-        if u:
-            coalitions = 1 << u if u <= limit else 2 * u
-            for rows in (players == u).nonzero()[:, 0].split(max(1, memory // (4 * coalitions * (u + 8)))):
-                yield u, rows
-
-
-def _plans_worth(
-    simulator: Simulator, trajectory: Trajectory, b: Tensor, idle: Tensor, acts: Tensor, units: Tensor, present: Tensor
+def reward_difference(
+    simulator: Simulator, trajectory: Trajectory, baseline: Tensor, progress: Progress | None = None
 ) -> Tensor:
-    """[R,K]: returns of episodes b [R] in which, of the units [R,u] that did acts [R,u], only present [R,K,u] act."""
-    R, K, _ = present.shape
+    """O1 difference: r_t - rho(s_t, a_t[i <- c_i], xi_t), [T,B,N]. Cost: at most B T N steps."""
     T, _, N = trajectory.action.shape
-    out = trajectory.reward.new_zeros(R * K)
-    number = torch.arange(R * K, device=b.device)
-    for part in number.split(simulator.at_once(trajectory, 4 * T * N * idle.element_size())):
-        r = part // K
-        doing = torch.where(present[r, part % K], acts[r], idle[units[r]])
-        plans = idle.repeat(len(r), 1).scatter(1, units[r], doing).reshape(-1, T, N).transpose(0, 1)
-        out[part] = simulator.lives(trajectory, b[r], plans)
-    return out.reshape(R, K)
+
+    def ask(part: Trajectory) -> Tensor:
+        instead = simulator.rewards(part, baseline[:, None].expand(*part.action.shape, 1))
+        return part.reward[..., None] - instead[..., 0]
+
+    return _in_parts(simulator, trajectory, T * N, ask, progress)
+
+
+def reward_aristocrat(simulator: Simulator, trajectory: Trajectory, progress: Progress | None = None) -> Tensor:
+    """O1 aristocrat: r_t - sum_c pi_i(c|o_it) rho(s_t, a_t[i <- c], xi_t), [T,B,N]. Cost: at most B T N (A-1) steps."""
+    T, _, N = trajectory.action.shape
+
+    def ask(part: Trajectory) -> Tensor:
+        choice, weight = alternatives(part.action, part.probs, part.mask)
+        gap = part.reward[..., None, None] - simulator.rewards(part, choice)
+        return (weight * gap).sum(-1)
+
+    return _in_parts(simulator, trajectory, T * N * (trajectory.probs.shape[-1] - 1), ask, progress)
 
 
 # Means over fresh luck.
@@ -357,8 +266,8 @@ def over_luck(
         moments = moments_of(mean[:, b])
         for m in range(replays):
             noise = draw_noise(simulator.game, torch.full_like(b, seed), b, f"oracle/replay {m}", mean.dtype)
-            moments = moments.add(draw(part, probs, noise, _keys(m, seed, b, (T, N)).transpose(0, 1)))
-            _tell(progress, k * replays + m + 1, len(parts) * replays)
+            moments = moments.add(draw(part, probs, noise, order_keys(m, seed, b, (T, N)).transpose(0, 1)))
+            tell(progress, k * replays + m + 1, len(parts) * replays)
         mean[:, b], error[:, b] = moments.mean, moments.error
     alive = trajectory.alive[..., None]
     return mean * alive, error * alive
