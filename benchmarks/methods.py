@@ -13,6 +13,7 @@ from marl.credit.joint.reference import Reference
 from marl.credit.joint.simulated_q import SimulatedQ
 from marl.credit.spatial.aristocrat import Aristocrat
 from marl.credit.spatial.coma import Coma
+from marl.credit.spatial.decomposition import Decomposition
 from marl.credit.spatial.difference import Difference
 from marl.credit.spatial.local import Local
 from marl.credit.spatial.team import Team
@@ -23,6 +24,7 @@ from marl.credit.temporal.n_step import NStep
 from marl.critic import Fit
 from marl.experiment import Method
 from marl.learn.policy_gradient import Ppo, Reinforce
+from marl.learn.q_learning import QLearning
 from marl.oracle import baseline_of, closed, natural_baseline, sampled
 from marl.rollout import Simulator
 from marl.types import Policy, Trajectory
@@ -75,6 +77,16 @@ METHODS: dict[str, Method] = {
     "COMA": Method((Coma,), "spatial"),
     "COMA lambda 1": Method((partial(Coma, lam=1.0),), "spatial"),
     "local + return": Method((Local, MonteCarlo), "spatial"),
+    "VDN credit": Method((partial(Decomposition, mixer="vdn"),), "spatial"),
+    "QMIX credit": Method((partial(Decomposition, mixer="qmix"),), "spatial"),
+    "QPLEX credit": Method((partial(Decomposition, mixer="qplex"),), "spatial"),
+    # value decomposition: the learner assigns credit within Q_tot
+    "IQL": Method((Team,), "spatial", QLearning()),
+    "IQL on difference": Method((Difference,), "spatial", QLearning()),
+    "IQL, Boltzmann": Method((Team,), "spatial", QLearning(exploration="boltzmann")),
+    "VDN": Method((), "spatial", QLearning(mixer="vdn")),
+    "QMIX": Method((), "spatial", QLearning(mixer="qmix")),
+    "QPLEX": Method((), "spatial", QLearning(mixer="qplex")),
     # the field's common baselines, with the settings that JaxMARL publishes for simple_spread
     "IPPO": Method((Team, partial(Gae, gamma=0.99)), "temporal", PPO, PPO_FIT),
     "MAPPO": Method((Team, partial(Gae, gamma=0.99, central=True)), "temporal", PPO, PPO_FIT),

@@ -18,7 +18,6 @@ import marl.metrics as metrics
 from envs.base import Env, HasUnitDifferences, MayRefuseBranches
 from marl.credit.base import (
     Chain,
-    ChainError,
     Context,
     Operator,
     Signal,
@@ -27,9 +26,9 @@ from marl.credit.base import (
     operator_knobs,
 )
 from marl.critic import Fit
-from marl.learn.policy_gradient import PolicyGradient, Ppo, Reinforce, adam, set_lr
+from marl.learn.base import Learner, Training
+from marl.learn.policy_gradient import Reinforce, adam, set_lr
 from marl.oracle import oracle
-from marl.policy import Actor
 from marl.results import Row
 from marl.rollout import greedy, rollout
 from marl.types import Policy, Trajectory
@@ -45,17 +44,24 @@ class Method:
 
     chain: tuple[Operator, ...]
     family: str  # baseline, spatial, temporal, joint or reference: its hue in every figure
-    learner: PolicyGradient = Reinforce()
+    learner: Learner = Reinforce()
     fit: Fit = Fit()  # how whatever the chain learns is fitted
 
     def __post_init__(self) -> None:
         """Raise ChainError if the operators do not fit, or end in a kind that the learner cannot follow."""
-        if check_chain(self.chain) is Signal.ACTIONS and isinstance(self.learner, Ppo):
-            raise ChainError(f"Ppo follows ADVANTAGE, but {operator_class(self.chain[-1]).__name__} gives ACTIONS")
+        check_chain(self.chain, self.ends)
+
+    @property
+    def ends(self) -> tuple[Signal, ...]:
+        """The kinds that the learner follows: what the chain may end in."""
+        return tuple(Signal[kind] for kind in self.learner.follows)
 
     def credit(self, game: Env[Any], seeds: Sequence[int] = (0,), policy: Policy | None = None) -> Chain:
-        """The chain, built for a game: `method.credit(game).assign(trajectory)` is [T,B,N] (or [T,B,N,A])."""
-        return Chain(self.chain, Context(game, tuple(seeds), policy, fit=self.fit))
+        """The chain, built for a game: `method.credit(game).assign(trajectory)` is [T,B,N] (or [T,B,N,A]).
+
+        The chain of a Q-learner ends in the reward that it learns from.
+        """
+        return Chain(self.chain, Context(game, tuple(seeds), policy, fit=self.fit), self.ends)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -117,7 +123,7 @@ class Experiment:
         """Everything its results depend on, as JSON values; the method's name and the game's id are the caller's."""
         evaluation = {"points": self.points, "episodes": self.episodes, "final_episodes": self.final_episodes}
         return {
-            "learner": {"name": type(self.method.learner).__name__, **_plain(asdict(self.method.learner))},
+            "learner": {"name": type(self.method.learner).__name__, **_plain(asdict(self.method.learner))},  # type: ignore[call-overload]
             "seeds": [int(s) for s in self.seeds],
             "steps": self.steps,
             "evaluation": {**evaluation, "judge": self.judge},
@@ -128,39 +134,42 @@ class Stage(NamedTuple):
     """A population on its way: what `learn` shows at every evaluation point and at the end."""
 
     update: int  # batches learned from so far
-    actor: Actor
+    training: Training
     chain: Chain
     seconds: float  # since the beginning
+
+    @property
+    def actor(self) -> Any:
+        """Who is judged now."""
+        return self.training.evaluated
 
 
 def learn(experiment: Experiment) -> Iterator[Stage]:
     """Train all seeds of an experiment at once; stop at every evaluation point and at the end to be looked at."""
     game, method, seeds = experiment.game, experiment.method, list(experiment.seeds)
     learner, started = method.learner, time.perf_counter()
-    actor = Actor(game, seeds, learner.hidden, learner.shared, learner.activation, learner.normalize_obs)
-    chain = method.credit(game, seeds, actor)
-    optimizer = adam(actor.parameters(), learner.lr)
+    training = learner.begin(game, seeds)
+    chain = method.credit(game, seeds, training.policy)
     critic_optimizer = adam(chain.parameters(), method.fit.lr) if chain.learns else None
     E, marks = learner.episodes, evaluation_marks(experiment)
     for update in range(experiment.updates):
         if update in marks:
-            yield Stage(update, actor, chain, time.perf_counter() - started)
-        trajectory = rollout(game, actor, E, seeds, first_episode=update * E)
-        credit, incoming = chain.trace(trajectory)
-        set_lr(optimizer, learner.lr, learner.anneal, update / experiment.updates)
-        learner.update(actor, optimizer, trajectory, credit, update)
+            yield Stage(update, training, chain, time.perf_counter() - started)
+        trajectory = rollout(game, training.policy, E, seeds, first_episode=update * E)
+        signal, incoming = chain.trace(trajectory)
+        training.update(trajectory, signal, update, update / experiment.updates)
         if critic_optimizer is not None:
             # After the actor: no actor ever reads a critic that was fitted to the very actions it is judged by.
             set_lr(critic_optimizer, method.fit.lr, method.fit.anneal, update / experiment.updates)
             chain.fit(critic_optimizer, trajectory, incoming, update)
-    yield Stage(experiment.updates, actor, chain, time.perf_counter() - started)
+    yield Stage(experiment.updates, training, chain, time.perf_counter() - started)
 
 
 def run(experiment: Experiment) -> Iterator[Row]:
     """Train, and yield every measurement of every seed: what a results file holds."""
     seeds, per_update = list(experiment.seeds), experiment.game.horizon * experiment.method.learner.episodes
     for stage in learn(experiment):
-        measured = measure(experiment, stage.actor, stage.chain)
+        measured = measure(experiment, stage)
         if stage.update == experiment.updates:
             measured |= final_measure(experiment, stage.actor)
         spent = stage.chain.context.simulator.steps
@@ -182,17 +191,17 @@ def score(game: Env[Any], returns: Tensor) -> Tensor | None:
     return (returns - game.random_return) / (best - game.random_return)
 
 
-def measure(experiment: Experiment, actor: Actor, chain: Chain) -> dict[str, Any]:
+def measure(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     """Return, score and credit quality on evaluation noise; [S] each. Nothing measured here touches training."""
     game, seeds = experiment.game, list(experiment.seeds)
-    trajectory = rollout(game, actor, experiment.episodes, seeds, purpose="evaluation")
+    trajectory = rollout(game, stage.actor, experiment.episodes, seeds, purpose="evaluation")
     out = _returns(game, trajectory, len(seeds), "")
     if experiment.judge:
-        out |= judge(game, chain, trajectory)
+        out |= judge(game, stage.chain, trajectory, stage.training)
     return out
 
 
-def final_measure(experiment: Experiment, actor: Actor) -> dict[str, Any]:
+def final_measure(experiment: Experiment, actor: Policy) -> dict[str, Any]:
     """Return and score of the sampled and of the greedy policy on fresh episodes, [S] each."""
     game, seeds = experiment.game, list(experiment.seeds)
     out: dict[str, Any] = {}
@@ -219,14 +228,12 @@ def has_truth(game: Env[Any], episodes: int) -> bool:
     return episodes * game.n_agents * game.horizon**2 / 2 <= allowed
 
 
-def judge(game: Env[Any], chain: Chain, trajectory: Trajectory) -> dict[str, Any]:
+def judge(game: Env[Any], chain: Chain, trajectory: Trajectory, training: Training) -> dict[str, Any]:
     """Scores of the chain's credit against O8 on given episodes, averaged over the episodes where each is defined."""
     B, n_seeds = trajectory.action.shape[1], chain.context.n_seeds
     if not has_truth(game, B):
         return {}
-    credit, truth = assign_uncounted(chain, trajectory), oracle(game, None, trajectory, "O8").values
-    if credit.dim() == 4:  # ACTIONS: what the action taken was credited with
-        credit = credit.gather(-1, trajectory.action[..., None])[..., 0]
+    credit, truth = assign_uncounted(chain, trajectory, training), oracle(game, None, trajectory, "O8").values
     found = metrics.scores(credit.numpy(), truth.numpy(), trajectory.alive.numpy(), failed(trajectory, truth))
     return {name: [metrics.average(v).value for v in values.reshape(n_seeds, -1)] for name, values in found.items()}
 
@@ -237,13 +244,16 @@ def failed(trajectory: Trajectory, truth: Tensor) -> np.ndarray:
     return (ended if bool(ended.any()) else (truth < 0).any(0).any(-1)).numpy()
 
 
-def assign_uncounted(chain: Chain, trajectory: Trajectory) -> Tensor:
-    """Credit for measuring: what it asks of the simulator is not charged to training."""
+def assign_uncounted(chain: Chain, trajectory: Trajectory, training: Training | None = None) -> Tensor:
+    """Credit of the actions taken [T,B,N], for measuring: what it asks of the simulator is not charged to training."""
+    own = None if training is None else training.credit(trajectory)
+    if own is not None:
+        return own
     simulator = chain.context.simulator
     before = simulator.steps
     credit = chain.assign(trajectory)
     simulator.steps = before
-    return credit
+    return credit.gather(-1, trajectory.action[..., None])[..., 0] if credit.dim() == 4 else credit
 
 
 @dataclass(frozen=True)
@@ -264,15 +274,17 @@ def judge_walks(game: Env[Any], method: Method, episodes: int = 64, batches: int
     """
     if not has_truth(game, episodes):
         return None
-    chain = method.credit(game)
-    if chain.learns:
-        optimizer = adam(chain.parameters(), method.fit.lr)
-        for k in range(batches):
-            batch = rollout(game, None, method.learner.episodes, 0, k * method.learner.episodes, "judge/fit")
-            chain.fit(optimizer, batch, chain.trace(batch)[1], k)
+    chain, training, E = method.credit(game), method.learner.begin(game, (0,)), method.learner.episodes
+    own = training.credit(rollout(game, None, 1, 0, purpose="judge")) is not None
+    optimizer = adam(chain.parameters(), method.fit.lr) if chain.learns else None
+    for k in range(batches if own or chain.learns else 0):
+        batch = rollout(game, None, E, 0, k * E, "judge/fit")
+        signal, incoming = chain.trace(batch)
+        if own:
+            training.update(batch, signal, k, 0.0)
+        if optimizer is not None:
+            chain.fit(optimizer, batch, incoming, k)
     trajectory = rollout(game, None, episodes, 0, purpose="judge")
-    credit = assign_uncounted(chain, trajectory)
-    if credit.dim() == 4:
-        credit = credit.gather(-1, trajectory.action[..., None])[..., 0]
+    credit = assign_uncounted(chain, trajectory, training)
     truth = oracle(game, None, trajectory, "O8").values
-    return JudgedWalks(trajectory, credit, truth, judge(game, chain, trajectory))
+    return JudgedWalks(trajectory, credit, truth, judge(game, chain, trajectory, training))

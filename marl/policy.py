@@ -16,6 +16,7 @@ class Actor(nn.Module):
     """pi_i(a | o_i) = softmax(f_i(o_i)) over legal actions, for S seeds.
 
     shared=False: every agent has its own f_i (independent learners). shared=True: one f a seed reads (o_i, one-hot i).
+    With last_gain small it starts near uniform. What a Q-learner makes of f_i is a value of each action instead.
     """
 
     def __init__(
@@ -26,14 +27,16 @@ class Actor(nn.Module):
         shared: bool = False,
         activation: str = "relu",
         normalize: bool = False,
+        name: str = "actor",
+        last_gain: float = 0.01,
     ) -> None:
         super().__init__()
         self.seeds, self.n_seeds = tuple(seeds), len(seeds)
         self.n_agents, self.shared = game.n_agents, shared
         inputs = game.obs_size + (game.n_agents if shared else 0)
         sizes = (inputs, *hidden, game.n_actions)
-        self.net = Population("actor", seeds, 1 if shared else game.n_agents, sizes, activation, last_gain=0.01)
         copies = 1 if shared else game.n_agents
+        self.net = Population(name, seeds, copies, sizes, activation, last_gain)
         self.norm = Running(self.n_seeds, copies, game.obs_size) if normalize else None
 
     def folded_logits(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:

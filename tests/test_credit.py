@@ -167,7 +167,7 @@ def test_knobs_out_of_range(operator: Any, words: str) -> None:
 
 def test_ppo_needs_the_action_taken() -> None:
     """A learner that cannot follow credit of every action says so when the method is made, naming both."""
-    with pytest.raises(ChainError, match="Ppo follows ADVANTAGE, but EveryAction gives ACTIONS"):
+    with pytest.raises(ChainError, match="must end in ADVANTAGE, but EveryAction gives ACTIONS"):
         Method((Team, EveryAction), "joint", Ppo())
 
 
@@ -205,6 +205,13 @@ def lived(game: Env[Any], seeds: Sequence[int] = SEEDS) -> tuple[Actor, Trajecto
     return actor, rollout(game, actor, EPISODES, seeds)
 
 
+def shape_of(kind: Signal, tau: Trajectory, game: Env[Any]) -> torch.Size:
+    """What a kind of signal looks like."""
+    if kind in (Signal.RAW, Signal.TEAM):
+        return tau.reward.shape
+    return torch.Size((*tau.action.shape, *((game.n_actions,) if kind is Signal.ACTIONS else ())))
+
+
 def judges_some(method: Method, game: Env[Any]) -> bool:
     """Does it judge a random choice of steps, which the episodes themselves draw?"""
     return any(
@@ -235,7 +242,7 @@ def test_contract(name: str, game: Env[Any]) -> None:
     weights = [p.clone() for p in chain.parameters()]
     credit = chain.assign(tau)
 
-    assert credit.shape == tau.action.shape + ((game.n_actions,) if chain.gives is Signal.ACTIONS else ())
+    assert credit.shape == shape_of(chain.gives, tau, game)
     assert credit.dtype == torch.float32 and not credit.requires_grad
     assert bool(credit.isfinite().all()) and not credit[~tau.alive].any()
     assert torch.equal(credit, chain.assign(tau))

@@ -121,10 +121,17 @@ def operator_knobs(operator: Operator) -> dict[str, Any]:
     return {name: value for name, value in bound.arguments.items() if name != "context"}
 
 
-def check_chain(operators: Sequence[Operator]) -> Signal:
-    """The kind that comes out at the end. Raises ChainError, one sentence, naming the two operators that do not fit."""
-    if not operators:
-        raise ChainError("a chain needs at least one operator, from RAW to ADVANTAGE or ACTIONS")
+CREDIT = (Signal.ADVANTAGE, Signal.ACTIONS)
+
+
+def check_chain(operators: Sequence[Operator], ends: Sequence[Signal] = CREDIT) -> Signal:
+    """The kind that comes out at the end, one of `ends`.
+
+    Raises ChainError, one sentence, naming the two operators that do not fit. A learner that follows RAW needs none.
+    """
+    wanted = " or ".join(s.value for s in ends)
+    if not operators and Signal.RAW not in ends:
+        raise ChainError(f"a chain needs at least one operator, from RAW to {wanted}")
     kind, before = Signal.RAW, "the environment's reward"
     for operator in operators:
         cls = operator_class(operator)
@@ -133,17 +140,17 @@ def check_chain(operators: Sequence[Operator]) -> Signal:
             takes = " or ".join(s.value for s in cls.signals)
             raise ChainError(f"{cls.__name__} takes {takes} and cannot follow {before}, which gives {kind.value}")
         kind, before = cls.signals[kind], cls.__name__
-    if kind not in (Signal.ADVANTAGE, Signal.ACTIONS):
-        raise ChainError(f"a chain must end in ADVANTAGE or ACTIONS, but {before} gives {kind.value}")
+    if kind not in ends:
+        raise ChainError(f"a chain must end in {wanted}, but {before} gives {kind.value}")
     return kind
 
 
 class Chain(nn.Module):
     """Operators that fit, built for one game and its seeds."""
 
-    def __init__(self, operators: Sequence[Operator], context: Context) -> None:
+    def __init__(self, operators: Sequence[Operator], context: Context, ends: Sequence[Signal] = CREDIT) -> None:
         super().__init__()
-        self.gives = check_chain(operators)
+        self.gives = check_chain(operators, ends)
         self.context = context
         self.parts = nn.ModuleList(operator(context) for operator in operators)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from envs.base import Env
 from marl.minibatch import pick, schedule, subset
 from marl.networks import clip_per_seed
 from marl.policy import Actor
@@ -29,11 +32,42 @@ class PolicyGradient(ABC):
     anneal: bool = False  # step size falls linearly to 0 over training
     normalize_obs: bool = False  # running normalisation of what the actor reads
 
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The kinds of signal that it learns from."""
+        return ("ADVANTAGE", "ACTIONS")
+
+    def begin(self, game: Env[Any], seeds: Sequence[int]) -> Following:
+        """New actors."""
+        return Following(self, game, seeds)
+
     @abstractmethod
     def update(
         self, actor: Actor, optimizer: torch.optim.Optimizer, trajectory: Trajectory, credit: Tensor, update: int
     ) -> None:
         """Learn from one batch. credit: [T,B,N] for the action taken, or [T,B,N,A] for every action."""
+
+
+class Following:
+    """A population of actors on their way, with their optimiser."""
+
+    def __init__(self, how: PolicyGradient, game: Env[Any], seeds: Sequence[int]) -> None:
+        self.how = how
+        self.policy = Actor(game, seeds, how.hidden, how.shared, how.activation, how.normalize_obs)
+        self.optimizer = adam(self.policy.parameters(), how.lr)
+
+    @property
+    def evaluated(self) -> Actor:
+        """What is judged is what acts."""
+        return self.policy
+
+    def update(self, trajectory: Trajectory, signal: Tensor, update: int, done: float) -> None:
+        """Follow the credit of one batch; `done` is the part of training that lies behind."""
+        set_lr(self.optimizer, self.how.lr, self.how.anneal, done)
+        self.how.update(self.policy, self.optimizer, trajectory, signal, update)
+
+    def credit(self, trajectory: Trajectory) -> None:
+        """None: its credit is what the chain assigns."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +100,11 @@ class Ppo(PolicyGradient):
     clip: float = 0.2  # how far a probability ratio is followed
     passes: int = 4  # over the batch
     minibatches: int = 4
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The credit of the action taken alone: a ratio needs one."""
+        return ("ADVANTAGE",)
 
     def update(
         self, actor: Actor, optimizer: torch.optim.Optimizer, trajectory: Trajectory, credit: Tensor, update: int
