@@ -212,8 +212,8 @@ class Simulator:
         T, B, N, K = choice.shape
         action, choice = trajectory.action.flatten(0, 1), choice.flatten(0, 1)
         out = trajectory.reward.new_zeros(T * B, N * K)
-        for some_cells in self.live_cells(trajectory, N * K):
-            out[some_cells] = self.paid(trajectory, some_cells, swapped(action[some_cells], choice[some_cells]))
+        for few in self.live_cells(trajectory, N * K):
+            out[few] = self.paid(trajectory, few, swapped(action[few], choice[few]))
         return out.reshape(T, B, N, K)
 
     def live_cells(self, trajectory: Trajectory, variants: int) -> tuple[Tensor, ...]:
@@ -226,12 +226,16 @@ class Simulator:
 
         Costs V steps a cell; the caller asks about live steps only (`live_cells`).
         """
-        B, (C, V, _) = trajectory.action.shape[1], joint.shape
+        B, V = trajectory.action.shape[1], joint.shape[1]
         self.charge(cells % B, torch.full_like(cells, V), B)
+        state, noise = take(flatten(trajectory.state), cells), trajectory.noise.flatten(0, 1)[cells]
+        found = []
         with torch.inference_mode():
-            state = repeat(take(flatten(trajectory.state), cells), V)
-            noise = trajectory.noise.flatten(0, 1)[cells].repeat_interleave(V, 0)
-            return self.game.step(state, joint.flatten(0, 1), noise).reward.reshape(C, V)
+            for part in joint.split(max(1, self.at_once(trajectory) // max(1, len(cells))), 1):
+                K = part.shape[1]
+                step = self.game.step(repeat(state, K), part.flatten(0, 1), noise.repeat_interleave(K, 0))
+                found.append(step.reward.reshape(-1, K))
+        return torch.cat(found, 1)
 
     def branches(
         self,

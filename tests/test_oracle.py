@@ -493,9 +493,9 @@ def test_sampled_means_are_the_exact_ones(game: TinyMdp, kind: str) -> None:
     """Paired replays with fresh noise against tables: at most 1% outside 3 standard errors, none outside 6."""
     table = masked_table(game) if isinstance(game, MaskedTiny) else lopsided(game)
     policy = acting(game, table)
-    tau = rollout(game, policy, 40, dtype=torch.float64)
+    tau = rollout(game, policy, 200, dtype=torch.float64)
     truth = truths(game, table, tau)[kind]
-    found = oracle(game, policy, tau, kind, how="sampled", replays=400)
+    found = oracle(game, policy, tau, kind, how="sampled", replays=200)
     assert_honest(found.values, found.error, truth)
     assert not found.values[~tau.alive].any() and not found.error[~tau.alive].any()
     if not isinstance(game, MaskedTiny) and kind != "O4":  # there, pairs may differ by a constant
@@ -509,10 +509,14 @@ def test_sampled_means_are_the_exact_ones(game: TinyMdp, kind: str) -> None:
     "game", [ElFarol(3, 2, 2.0), MatrixGame("climbing"), MatrixGame("two_step")], ids=["bar", "climbing", "two steps"]
 )
 def test_sampled_means_are_what_enumeration_finds(game: Env[Any], kind: str) -> None:
-    """Two ways of ours that share no code."""
-    actor, tau = lived(game, 24)
+    """Two ways of ours that share no code, for a policy whose every action is met often enough."""
+    actor = Actor(game, (0,)).double()
+    with torch.no_grad():
+        actor.net.weights[-1].mul_(30)
+    tau = rollout(game, actor, 300, dtype=torch.float64)
+    assert float(tau.probs.min()) > 0.05 and float(tau.probs.std()) > 0.05
     exact = oracle(game, actor, tau, kind, how="exact")
-    found = oracle(game, actor, tau, kind, how="sampled", replays=600, seed=2)
+    found = oracle(game, actor, tau, kind, how="sampled", replays=600)
     assert not exact.error.any()
     assert_honest(found.values, found.error, exact.values)
 
@@ -657,10 +661,9 @@ def test_memory_is_bounded_and_changes_nothing(kind: str) -> None:
         )  # fmt: skip
         assert (part.values - whole.values).abs().max() < 1e-12 and (part.error - whole.error).abs().max() < 1e-12
         assert part.cost == whole.cost > 0
-        # all branches born so far advance together; a Shapley question of one step asks at least about one step
-        assert max(STEPPED) <= max(rows, 2 * 3 if kind == "O1 Shapley" else 1)
+        assert max(STEPPED) <= rows
         done, total = zip(*calls, strict=True)
-        assert done == tuple(range(1, total[0] + 1)) and set(total) == {len(done)}
+        assert list(done) == sorted(set(done)) and set(total) == {done[-1]}
         assert rows > 1 or len(calls) > 1
 
 

@@ -123,9 +123,14 @@ def _in_parts(
     return out * trajectory.alive[..., None]
 
 
-def order_keys(replay: int, seed: int, rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """[R, *shape] random numbers that make an order, named by (seed, row, replay)."""
-    return uniform(f"oracle/order {replay}", seed, rows, shape, torch.float64, rows.device)
+def numbered(rows: Tensor, replay: int | Tensor) -> Tensor:
+    """One number for each (row, replay), which names its fresh luck."""
+    return rows + replay * (1 << 32)
+
+
+def order_keys(seed: int, names: Tensor, shape: Sequence[int]) -> Tensor:
+    """[R, *shape] random numbers whose order is an order of players, named by (seed, row, replay)."""
+    return uniform("oracle/order", seed, names, shape, torch.float64, names.device)
 
 
 def tell(progress: Progress | None, done: int, total: int) -> None:
@@ -253,21 +258,36 @@ def over_luck(
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error [T,B,N] of `replays` draws, 0 at dead steps; `branches` is how many a step each asks for.
 
-    Fresh noise is named "oracle/replay m" and indexed by (seed, number of the episode in the recording).
+    Fresh noise is named "oracle/..." and indexed by (seed, number of the episode in the recording, replay). As many
+    replays as fit in memory advance together.
     """
-    T, _, N = trajectory.action.shape
     mean = torch.zeros(trajectory.action.shape, dtype=trajectory.reward.dtype, device=trajectory.reward.device)
-    error = torch.zeros_like(mean)
-    parts = simulator.parts(trajectory, T * branches)
+    error, width = torch.zeros_like(mean), len(mean) * branches
+    parts = simulator.parts(trajectory, width)
+    several = max(1, simulator.at_once(trajectory) // (width * len(parts[0])))
     for k, b in enumerate(parts):
         part = some(trajectory, b)
         with torch.inference_mode():
             probs = policy(part.obs, part.mask)
         moments = moments_of(mean[:, b])
-        for m in range(replays):
-            noise = draw_noise(simulator.game, torch.full_like(b, seed), b, f"oracle/replay {m}", mean.dtype)
-            moments = moments.add(draw(part, probs, noise, order_keys(m, seed, b, (T, N)).transpose(0, 1)))
-            tell(progress, k * replays + m + 1, len(parts) * replays)
+        for replay in torch.arange(replays, device=b.device).split(several):
+            for found in _replayed(simulator, part, probs, b, replay, seed, draw):
+                moments = moments.add(found)
+            tell(progress, k * replays + moments.n, len(parts) * replays)
         mean[:, b], error[:, b] = moments.mean, moments.error
     alive = trajectory.alive[..., None]
     return mean * alive, error * alive
+
+
+def _replayed(
+    simulator: Simulator, part: Trajectory, probs: Tensor, b: Tensor, replay: Tensor, seed: int, draw: Draw
+) -> Tensor:
+    """[R,T,B,N]: the draws of R replays of the episodes numbered b, side by side, seed-major."""
+    (T, B, N), S, R = part.action.shape, simulator.n_seeds, len(replay)
+    rows = torch.arange(B, device=b.device).reshape(S, 1, -1).expand(-1, R, -1).flatten()
+    names = numbered(b[rows], replay[:, None].expand(S, R, B // S).flatten())
+    dtype, seeds = part.reward.dtype, torch.full_like(names, seed)
+    noise = draw_noise(simulator.game, seeds, names, "oracle/replay", dtype)
+    keys = order_keys(seed, names, (T, N)).transpose(0, 1)
+    found = draw(some(part, rows), probs[:, rows], noise, keys)
+    return found.reshape(T, S, R, -1, N).movedim(2, 0).flatten(2, 3)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from marl.oracle.sampled import Progress, order_keys, tell
+from marl.oracle.sampled import Progress, numbered, order_keys, tell
 from marl.oracle.shapley import EXACT, Shares, Worth, exact, permutations
 from marl.rollout import Simulator
 from marl.types import Trajectory
@@ -39,18 +39,17 @@ def reward_shapley(
         def worth(present: Tensor, cells: Tensor = cells) -> Tensor:
             return simulator.paid(trajectory, cells, torch.where(present, action[cells][:, None], baseline))
 
-        at_once = max(1, simulator.at_once(trajectory) // len(cells))
-        found = _divided(worth, cells, N, orders, seed, at_once)
+        found = _divided(worth, cells, N, orders, seed)
         values[cells], error[cells], how = found
         tell(progress, done, len(parts))
     return Shares(values.reshape(T, B, N), error.reshape(T, B, N), how)
 
 
-def _divided(worth: Worth, rows: Tensor, players: int, orders: int, seed: int, at_once: int = 1 << EXACT) -> Shares:
+def _divided(worth: Worth, rows: Tensor, players: int, orders: int, seed: int) -> Shares:
     """Exactly if `orders` is 0, else by that many pairs of orders, drawn for each of the numbered rows [R]."""
     if not orders:
-        return exact(worth, len(rows), players, at_once, rows.device)
-    return permutations(worth, (order_keys(m, seed, rows, (players,)).argsort(-1) for m in range(orders)))
+        return exact(worth, len(rows), players, device=rows.device)
+    return permutations(worth, (order_keys(seed, numbered(rows, m), (players,)).argsort(-1) for m in range(orders)))
 
 
 def unit_shapley(
