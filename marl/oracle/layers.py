@@ -70,18 +70,21 @@ class World(NamedTuple):
                 break
             asked = columns(self.game, map_state(lambda x, t=t, rows=rows: x[t, rows], trajectory.state))
             known = self.layers[t].state if t < len(self.layers) else take(self.layers[-1].state, rows[:0])
-            found, clear = find(columns(self.game, known), asked, rounding)
-            if bool((found < 0).any()):
-                b = int(rows[found < 0][0])
-                raise ValueError(
-                    f"episode {b} is at step {t} in a state that {self.game!r} cannot reach; "
-                    "the trajectory must come from this game with these knobs"
-                )
+            listed = columns(self.game, known)
+            found, clear = rows.new_full((len(rows),), -1), alive[rows]  # a record of another form is of another game
+            if asked.whole.shape[1] == listed.whole.shape[1] and asked.real.shape[1] == listed.real.shape[1]:
+                found, clear = find(listed, asked, rounding)
             if not bool(clear.all()):
                 b = int(rows[~clear][0])
                 raise ValueError(
                     f"episode {b} is at step {t} in a state that {trajectory.reward.dtype} does not tell from another; "
                     "roll out in float64"
+                )
+            if bool((found < 0).any()):
+                b = int(rows[found < 0][0])
+                raise ValueError(
+                    f"episode {b} is at step {t} in a state that {self.game!r} cannot reach; "
+                    "the trajectory must come from this game with these knobs"
                 )
             place[t, rows] = found
         return place
@@ -155,7 +158,7 @@ class _Budget:
     def need(self, more: int) -> None:
         """Raise TooLarge if `more` bytes beside what is kept are too many."""
         if self.kept + more > self.memory:
-            self._refuse(f"{_big((self.kept + more) >> 20)} MiB of memory", f"{_big(self.memory >> 20)} MiB")
+            self._refuse(f"{_big(1 + (self.kept + more >> 20))} MiB of memory", f"{_big(self.memory >> 20)} MiB")
 
     def _refuse(self, needed: str, allowed: str) -> None:
         raise TooLarge(
@@ -208,7 +211,7 @@ class _Ways:
         none = like.new_zeros(0, dtype=torch.int64)
         self.game, self.budget, self.limit = game, budget, CHUNK
         self.states: list[Any] = []
-        self.size = 0
+        self.size, self.entries = 0, 0
         self.pair, self.code, self.chance = [none], [none], [like[:0]]
 
     def add(self, pair: Tensor, state: Any, chance: Tensor) -> None:
@@ -219,11 +222,11 @@ class _Ways:
         self.code.append(both % len(first) + self.size)
         self.chance.append(chance.new_zeros(len(both)).index_add(0, where, chance))
         self.states.append(take(state, first))
-        self.size += len(first)
+        self.size, self.entries = self.size + len(first), self.entries + len(both)
         if self.size > self.limit:
             self._merge()
             self.limit = 2 * self.size + CHUNK
-        self.budget.need(4 * _width(state) * self.size + 48 * sum(len(x) for x in self.pair))
+        self.budget.need(4 * _width(state) * self.size + 48 * self.entries)
 
     def _merge(self) -> None:
         """One of each state that different chunks have found."""

@@ -51,7 +51,7 @@ def merge(rows: Columns) -> tuple[Tensor, Tensor]:
 
 
 def find(known: Columns, asked: Columns, rounding: float) -> tuple[Tensor, Tensor]:
-    """(place [R]: the row of `known` that each asked row is, -1 if none; clear [R] bool: no other is nearly as near).
+    """(place [R]: the row of `known` that each asked row is, -1 if none; clear [R] bool: rounding leaves no doubt).
 
     known: rows that all differ. rounding: how far (relative above 1) an asked number may be from the known one.
     """
@@ -86,9 +86,9 @@ def _nearest(known: Tensor, asked: Tensor, rounding: float) -> tuple[Tensor, Ten
         best = gap.argmin(0, keepdim=True)
         snapped[:, k] = line[around.gather(0, best)[0]]
         own = gap.gather(0, best)[0]
-        near &= own <= rounding * x.abs().clamp(min=1)
+        close = own <= rounding * x.abs().clamp(min=1)
         other = torch.where(around == around.gather(0, best), torch.inf, gap).amin(0)
-        clear &= 8 * own <= other
+        near, clear = near & close, clear & (~close | (8 * own <= other))
     return snapped, near, clear
 
 
