@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pettingzoo
@@ -96,15 +96,8 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         print("usage: python -m envs.check NAME [knob=value ...]", file=sys.stderr)
         return 2
-    knobs: dict[str, Any] = {}
-    for argument in arguments[1:]:
-        knob, equals, value = argument.partition("=")
-        if not equals:
-            print(f"{argument!r} is not knob=value", file=sys.stderr)
-            return 2
-        knobs[knob] = _literal(value)
     try:
-        check_env(arguments[0], **knobs)
+        check_env(arguments[0], **parse_knobs(arguments[1:]))
     except EnvError as error:
         print(error)
         return 1
@@ -113,6 +106,23 @@ def main(arguments: list[str]) -> int:
         return 2
     print(f"{arguments[0]}: every check passed")
     return 0
+
+
+def parse_knobs(arguments: Iterable[str]) -> dict[str, Any]:
+    """['n_agents=3', 'safe=hold'] -> {'n_agents': 3, 'safe': 'hold'}: Python literals, else words.
+
+    Raises:
+        ValueError: an argument without "=", or a knob given twice.
+    """
+    knobs: dict[str, Any] = {}
+    for argument in arguments:
+        knob, equals, value = argument.partition("=")
+        if not equals:
+            raise ValueError(f"{argument!r} is not knob=value")
+        if knob in knobs:
+            raise ValueError(f"knob {knob!r} is given twice")
+        knobs[knob] = _literal(value)
+    return knobs
 
 
 def _literal(value: str) -> Any:

@@ -27,6 +27,7 @@ ODD: Color = "#CC79A7"  # what needs one more colour
 
 HEADER = 44  # height of the header: draw below it
 _SHARP = 2  # drawn this much larger, then shrunk: smooth edges
+_COLUMNS = 30  # agents in a row, at most
 
 
 @lru_cache(maxsize=16)
@@ -77,17 +78,19 @@ class Canvas:
 
     def agents(self, y: float, fills: Sequence[Color], labels: Sequence[object] = ()) -> float:
         """Rows of one disc an agent, centred, labels inside while they fit. Returns the y below the last row."""
-        columns = min(len(fills), 30)
-        pitch = min(48.0, (self.width - 24) / columns)
-        radius = 0.4 * pitch
-        left = (self.width - pitch * columns) / 2
-        for i, fill in enumerate(fills):
-            row, column = divmod(i, columns)
-            x, level = left + (column + 0.5) * pitch, y + (row + 0.5) * pitch
-            self.disc(x, level, radius, fill)
-            if labels and radius >= 7:
-                self.text(x, level, labels[i], size=max(9, int(radius)), color=on(fill), anchor="mm")
-        return y + pitch * -(-len(fills) // columns)
+        pitch = _pitch(self.width, len(fills))
+        for i, (x, level) in enumerate(agent_places(self.width, len(fills), y)):
+            self.disc(x, level, 0.4 * pitch, fills[i])
+            if labels and 0.4 * pitch >= 7:
+                self.text(x, level, labels[i], size=max(9, int(0.4 * pitch)), color=on(fills[i]), anchor="mm")
+        return y + agents_height(self.width, len(fills))
+
+    def legend(self, y: float, entries: Sequence[tuple[Color, str]], x: float = 12) -> None:
+        """What the colours mean: a dot and its words, one entry after the other, the dots at height y."""
+        for color, words in entries:
+            self.disc(x + 5, y, 5, color, QUIET if color == PAPER else None)
+            self.text(x + 14, y, words, 11, QUIET, "lm")
+            x += 14 + text_width(words, 11) + 16
 
     def array(self) -> NDArray[np.uint8]:
         """The picture, uint8 [height, width, 3]."""
@@ -97,7 +100,46 @@ class Canvas:
         return np.array(small, dtype=np.uint8)
 
 
+def _pitch(width: float, n: int) -> float:
+    """Between the centres of neighbouring agents."""
+    return min(48.0, (width - 24) / min(n, _COLUMNS))
+
+
+def agents_height(width: float, n: int) -> float:
+    """What `Canvas.agents` needs: know it before you make the canvas."""
+    return _pitch(width, n) * -(-n // _COLUMNS)
+
+
+def agent_places(width: float, n: int, y: float) -> list[tuple[float, float]]:
+    """The centres of the n discs that `Canvas.agents` draws below y, to label them."""
+    columns, pitch = min(n, _COLUMNS), _pitch(width, n)
+    left = (width - pitch * columns) / 2
+    return [(left + (i % columns + 0.5) * pitch, y + (i // columns + 0.5) * pitch) for i in range(n)]
+
+
+def text_width(words: object, size: int = 14) -> float:
+    """Pixels that words take."""
+    length: float = _font(size).getlength(str(words))
+    return length / _SHARP
+
+
+def blend(start: Color, end: Color, share: float) -> Color:
+    """`start` at share 0, `end` at share 1."""
+    pairs = zip(_channels(start), _channels(end), strict=True)
+    return "#{:02X}{:02X}{:02X}".format(*(round(a + share * (b - a)) for a, b in pairs))
+
+
+def signed(value: float, scale: float) -> Color:
+    """The colour of a signed number: orange at -scale, white at 0, blue at +scale, and no darker beyond."""
+    share = max(-1.0, min(1.0, value / scale)) if scale > 0 else 0.0
+    return blend(PAPER, TEAM if share > 0 else BAD, abs(share))
+
+
+def _channels(color: Color) -> tuple[int, ...]:
+    return tuple(int(color[k : k + 2], 16) for k in (1, 3, 5))
+
+
 def on(fill: Color) -> Color:
     """The ink that is readable on a fill: dark on light colours, white on dark ones."""
-    red, green, blue = (int(fill[k : k + 2], 16) for k in (1, 3, 5))
+    red, green, blue = _channels(fill)
     return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else PAPER
