@@ -15,12 +15,13 @@ from tiny_mdp import solve as plain
 from torch import Tensor
 
 import envs
-from envs.base import Env, HasOptimalValue
+from envs.base import Env, HasOptimalValue, HasScriptedPolicy
 from envs.matrix_game import MatrixGame
 from envs.walking_robot import WalkingRobot
 from marl.oracle.exact import (
     DEFINITIONS,
     Solution,
+    World,
     coalitions,
     expected_return,
     ledger,
@@ -377,6 +378,18 @@ def test_every_game_is_listed_or_known_to_be_endless() -> None:
     assert set(envs.GAMES) <= set(TINY) | ENDLESS
 
 
+def scripted(game: HasScriptedPolicy, world: World) -> Tensor:
+    """[] the expected return of the hand-written policy."""
+    later: Tensor | None = None
+    for layer in reversed(world.layers):
+        q = layer.reward if later is None else layer.reward + layer.ahead(later)
+        chosen = (game.scripted_action(layer.state)[:, None] == world.joint).all(-1)
+        assert bool((chosen & layer.legal).any(1).all())
+        later = q[chosen]
+    assert later is not None
+    return (world.start * later).sum()
+
+
 @pytest.mark.parametrize(("name", "knobs"), CASES)
 def test_declared_values_equal_enumeration(name: str, knobs: dict[str, Any]) -> None:
     """optimal_return, random_return, optimal_value in every state, and the scripted policy, to 1e-9."""
@@ -388,6 +401,9 @@ def test_declared_values_equal_enumeration(name: str, knobs: dict[str, Any]) -> 
         assert float(chance.value) == pytest.approx(game.random_return, abs=1e-9)
     if game.reachable_return is not None:
         assert game.reachable_return <= float(best.value) + 1e-9
+    target = game.optimal_return if game.reachable_return is None else game.reachable_return
+    if isinstance(game, HasScriptedPolicy) and target is not None:
+        assert float(scripted(game, best.world)) == pytest.approx(target, abs=1e-9)
     for t, layer in enumerate(best.world.layers):
         assert bool((chance.v[t] <= best.v[t] + 1e-9).all())
         if isinstance(game, HasOptimalValue):
