@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import Env, map_state
+from envs.base import Env
 from marl.credit.base import Chain
 from marl.learn.policy_gradient import adam, loss, scaled
 from marl.policy import Actor
-from marl.rollout import rollout
+from marl.rollout import rollout, some
 from marl.types import Trajectory
 
 TOGETHER = 64  # policies in one backward pass: more would leave few rows of each in the cache
@@ -62,7 +62,7 @@ def batch_gradients(
     found = []
     for part in parts:
         rows, many = b[:, part].flatten(), replicate(actor, len(part))
-        found.append(_together(many, episodes(trajectory, rows), credit[:, rows], scale).unflatten(0, (S, -1)))
+        found.append(_together(many, some(trajectory, rows), credit[:, rows], scale).unflatten(0, (S, -1)))
     return torch.cat(found, 1)
 
 
@@ -95,7 +95,7 @@ def estimates(
     credit: Tensor | None = None
     for k in range(batches):
         rows = b[:, k].flatten()
-        found = chain.assign(episodes(trajectory, rows))
+        found = chain.assign(some(trajectory, rows))
         credit = found.new_zeros(len(found), S * batches * E, *found.shape[2:]) if credit is None else credit
         credit[:, rows] = found
     assert credit is not None
@@ -110,13 +110,3 @@ def fit(chain: Chain, game: Env[Any], actor: Actor, episodes_each: int = 32, bat
     for k in range(batches):
         batch = rollout(game, actor, episodes_each, list(actor.seeds), k * episodes_each, "gradient/fit")
         chain.fit(optimizer, batch, chain.trace(batch)[1], k)
-
-
-def episodes(trajectory: Trajectory, rows: Tensor) -> Trajectory:
-    """The episodes `rows` [R] of a recording, in that order."""
-
-    def of(x: Any) -> Any:
-        return None if x is None else map_state(of, x) if isinstance(x, tuple) else x[:, rows]
-
-    fields = {name: of(x) for name, x in trajectory._asdict().items() if name != "final"}
-    return Trajectory(final=map_state(lambda x: x[rows], trajectory.final), **fields)

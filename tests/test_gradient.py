@@ -10,14 +10,14 @@ import torch
 from tiny_mdp import MaskedTiny, TinyMdp, rows_of, solve
 from torch import Tensor
 
-from envs.base import Env, map_state
+from envs.base import Env
 from marl import metrics
 from marl.credit.base import Chain, Context, Operator
 from marl.credit.spatial.difference import Difference
 from marl.credit.spatial.team import Team
 from marl.credit.temporal.gae import Gae
 from marl.credit.temporal.monte_carlo import MonteCarlo
-from marl.gradient import batch_gradients, episodes, estimates, fit, flat, replicate
+from marl.gradient import batch_gradients, estimates, fit, flat, replicate
 from marl.learn.policy_gradient import scaled
 from marl.policy import Actor
 from marl.rollout import rollout
@@ -109,18 +109,6 @@ def test_scaling_is_the_learners_of_each_batch() -> None:
     assert torch.allclose(found, batch_gradients(actor, tau, scaled(credit, tau.alive, 6), 3), atol=1e-12)
     assert torch.allclose(found, batch_gradients(actor, tau, 1000 * credit, 3, scale=True), atol=1e-9)
     assert not torch.allclose(found, batch_gradients(actor, tau, credit, 3), atol=1e-3)
-
-
-def test_episodes_are_rows_of_every_field() -> None:
-    """The slice equals one taken field by field elsewhere, the states included."""
-    game = MaskedTiny(2, 3)
-    tau = rollout(game, None, 6)
-    rows = torch.tensor([4, 1])
-    for mine, theirs in zip(episodes(tau, rows), rows_of(tau, rows), strict=True):
-        if isinstance(mine, tuple):
-            map_state(lambda x, y: torch.testing.assert_close(x, y), mine, theirs)
-        else:
-            assert torch.equal(mine, theirs)
 
 
 def exact_gradient(game: TinyMdp, actor: Actor) -> Tensor:
