@@ -17,7 +17,9 @@ from envs.parallel import ParallelGame
 
 GAMES: dict[str, str] = {
     "el_farol": "envs.el_farol:ElFarol",
+    "gaussian_squeeze": "envs.gaussian_squeeze:GaussianSqueeze",
     "matrix_game": "envs.matrix_game:MatrixGame",
+    "quorum": "envs.quorum:Quorum",
     "spread": "envs.spread:Spread",
     "walking_robot": "envs.walking_robot:WalkingRobot",
 }

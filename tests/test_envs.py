@@ -28,6 +28,12 @@ SHORT = {"n_agents": 3, "horizon": 24, "delay": 9, "window": 8}
 
 GRID: dict[str, list[dict[str, Any]]] = {
     "el_farol": [{}, {"n_agents": 7, "n_nights": 2, "capacity": 2.5}, {"n_agents": 1, "n_nights": 1}],
+    "gaussian_squeeze": [
+        {},
+        {"n_agents": 1, "mu": 0, "sigma": 0.1},
+        {"n_agents": 5, "mu": 45, "sigma": 40.0},
+        {"n_agents": 150},
+    ],
     "matrix_game": [
         {},
         {"payoff": "penalty", "penalty": -20},
@@ -35,6 +41,13 @@ GRID: dict[str, list[dict[str, Any]]] = {
         {"payoff": "two_step"},
         {"payoff": [[[1, 2], [3, -4]], [[5, 6], [-7, 9.5]]]},
         {"payoff": [3, 1, 2]},
+    ],
+    "quorum": [
+        {},
+        {"n_agents": 1, "quorum": 1, "cost": 0},
+        {"n_agents": 5, "quorum": 5, "cost": 3.0},
+        {"n_agents": 32, "quorum": 28, "cost": 1},
+        {"n_agents": 6, "quorum": 1},
     ],
     "spread": [{}, {"n_agents": 2, "local_ratio": 0.5, "horizon": 7}],
     "walking_robot": [
