@@ -9,13 +9,19 @@ from torch import Tensor
 
 from marl.credit.joint.agent_total import AgentTotal
 from marl.credit.joint.first_step import FirstStep
+from marl.credit.joint.light_cone import LightCone
 from marl.credit.joint.reference import Reference
 from marl.credit.joint.simulated_q import SimulatedQ
 from marl.credit.spatial.aristocrat import Aristocrat
 from marl.credit.spatial.coma import Coma
 from marl.credit.spatial.decomposition import Decomposition
 from marl.credit.spatial.difference import Difference
+from marl.credit.spatial.dplusplus import DPlusPlus
+from marl.credit.spatial.learned_reward import LearnedDifference
 from marl.credit.spatial.local import Local
+from marl.credit.spatial.potential import CounterfactualPotential, DifferencePotential
+from marl.credit.spatial.shapley import Shapley
+from marl.credit.spatial.shapley_q import ShapleyQ
 from marl.credit.spatial.team import Team
 from marl.credit.temporal.gae import Gae
 from marl.credit.temporal.immediate import Immediate
@@ -77,6 +83,15 @@ METHODS: dict[str, Method] = {
     "COMA": Method((Coma,), "spatial"),
     "COMA lambda 1": Method((partial(Coma, lam=1.0),), "spatial"),
     "local + return": Method((Local, MonteCarlo), "spatial"),
+    "D++ + return": Method((DPlusPlus, MonteCarlo), "spatial"),
+    "Shapley + return": Method((Shapley, MonteCarlo), "spatial"),
+    "policy Shapley + return": Method((partial(Shapley, absent="policy"), MonteCarlo), "spatial"),
+    "Dr.Reinforce": Method((Aristocrat, partial(MonteCarlo, baseline="none")), "spatial"),
+    "Dr.ReinforceR": Method((LearnedDifference, partial(MonteCarlo, baseline="none")), "spatial"),
+    "CaP + return": Method((CounterfactualPotential, MonteCarlo), "spatial"),
+    "CaP + GAE": Method((CounterfactualPotential, Gae), "spatial"),
+    "DRiP + return": Method((DifferencePotential, MonteCarlo), "spatial"),
+    "Shapley of Q": Method((ShapleyQ,), "spatial"),
     "VDN credit": Method((partial(Decomposition, mixer="vdn"),), "spatial"),
     "QMIX credit": Method((partial(Decomposition, mixer="qmix"),), "spatial"),
     "QPLEX credit": Method((partial(Decomposition, mixer="qplex"),), "spatial"),
@@ -94,6 +109,7 @@ METHODS: dict[str, Method] = {
     # which agent's which action
     "agent total": Method((AgentTotal,), "joint"),
     "first step aristocrat": Method((FirstStep,), "joint"),
+    "light cone": Method((LightCone,), "joint"),
     "difference on Q": Method((partial(SimulatedQ, kind="difference", at_most=4),), "joint"),
     "aristocrat on Q": Method((partial(SimulatedQ, at_most=4),), "joint"),
     # the truth, used as credit

@@ -191,6 +191,17 @@ class HasFiniteNoise(Protocol):
 
 
 @runtime_checkable
+class HasLightCone(Protocol):
+    """The rules tell which rewards an action can reach at all."""
+
+    def light_cone(self) -> Tensor:
+        """[T,T,N] bool: cone[t,k,i] is False only where the action of agent i at step t can never move r_k.
+
+        Not through the state, and not through what others see of it and then do.
+        """
+
+
+@runtime_checkable
 class HasTimeLimit(Protocol):
     """Episodes can be cut short from outside; their value does not end there, so critics bootstrap."""
 
@@ -247,6 +258,7 @@ CAPABILITIES: dict[str, type] = {
     "unit_shapley": HasUnitShapley,
     "optimal_value": HasOptimalValue,
     "step_atoms": HasFiniteNoise,
+    "light_cone": HasLightCone,
     "truncated": HasTimeLimit,
     "scripted_action": HasScriptedPolicy,
     "safe_action": HasSafeAction,

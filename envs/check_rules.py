@@ -19,6 +19,7 @@ from envs.base import (
     Env,
     HasActionMask,
     HasFiniteNoise,
+    HasLightCone,
     HasLocalRewards,
     HasOptimalValue,
     HasRewardWith,
@@ -572,6 +573,39 @@ def _same_luck(what: str, cases: Atoms, listed: Tensor, real: Tensor, where: str
         )
 
 
+def light_cone_holds(probe: RulesProbe) -> Iterator[str]:
+    """Changing one action moves no reward outside its declared light cone, though all react to what they see."""
+    rules = probe.rules
+    if not isinstance(rules, HasLightCone):
+        return
+    cone, T = rules.light_cone(), rules.horizon
+    if cone.shape != (T, T, rules.n_agents) or cone.dtype != torch.bool:
+        yield f"light_cone is {cone.dtype} {tuple(cone.shape)}; it must be bool {(T, T, rules.n_agents)}"
+        return
+    weights = 1e3 * uniform("check/react", 0, 0, (rules.obs_size, rules.n_actions), torch.float64)[0]
+    shift = torch.arange(rules.n_agents)
+
+    def reacting(changed: tuple[int, int] | None) -> Policy:
+        """Whoever sees something else does something else."""
+
+        def choose(state: Any, t: int) -> Tensor:
+            action = ((rules.observe(state).double() @ weights).frac().argmax(-1) + shift) % rules.n_actions
+            if changed is not None and t == changed[0]:
+                action[:, changed[1]] = (action[:, changed[1]] + 1) % rules.n_actions
+            return action
+
+        return choose
+
+    fact = play(rules, probe.noise, reacting(None))
+    for t, i in _units(rules, UNITS // 4):
+        acted = play(rules, probe.noise, reacting((t, i)))
+        moved = (fact.reward * fact.alive != acted.reward * acted.alive).any(1) & ~cone[t, :, i]
+        if bool(moved.any()):
+            k = int(moved.nonzero()[0])
+            yield f"light_cone says that agent {i} at step {t} cannot reach the reward of step {k}, but it does"
+            return
+
+
 def declared_returns(probe: RulesProbe) -> Iterator[str]:
     """Random play and the scripted policy earn what is declared, within an interval; the bounds are in order."""
     rules = probe.rules
@@ -612,4 +646,5 @@ RULES_CHECKS = (
     closed_shapley,
     finite_noise,
     declared_returns,
+    light_cone_holds,
 )

@@ -353,6 +353,18 @@ class WalkingRobot(Env[RobotState]):
         d, g, _, _ = self._on(state.t.device)
         return torch.where(self._visible_cue(state) == d, g, self.n_actions - 1)
 
+    def light_cone(self) -> Tensor:
+        """[T,T,N]: a swing reaches its own step's reward; an action inside the window also those from t + D on.
+
+        Where damage or wobble can be seen, others may react at once: everything later is reached.
+        """
+        t, k = torch.arange(self.horizon)[:, None], torch.arange(self.horizon)
+        if self.wobble > 0 or self.stagger > 0 or self.observe_damage == "all":
+            reached = k >= t
+        else:
+            reached = (k == t) | ((t < self.window) & (k >= t + self.delay))
+        return reached[..., None].expand(-1, -1, self.n_agents)
+
     def optimal_value(self, state: RobotState) -> Tensor:
         """V*(t, no fuse) = (1+kappa)(T-t)/T - kappa/(N T) scheduled units left; V*(t, fuse f) = (1+kappa) f/T - P.
 

@@ -190,3 +190,26 @@ class ActionValue(nn.Module):
         table = weight[:, :, self.game.critic_size :].unflatten(2, (N, A)).transpose(1, 2)  # [S,N,H,A]
         hidden = ACTIVATIONS[self.activation](joint[:, None] - table @ taken + who)
         return multilayer((hidden.flatten(0, 1),), rest, self.activation).unflatten(0, (S, N))
+
+
+class JointValue(nn.Module):
+    """Q(s, a) of the whole joint action, S seeds at once: a network a seed reads (critic_view, one-hot actions)."""
+
+    def __init__(self, game: Env[Any], seeds: tuple[int, ...], how: Fit) -> None:
+        super().__init__()
+        self.game, self.n_seeds = game, len(seeds)
+        inputs = game.critic_size + game.n_agents * game.n_actions
+        self.net = Population("joint value", seeds, 1, (inputs, *how.hidden, 1), how.activation)
+
+    def of(self, view: Tensor, joint: Tensor) -> Tensor:
+        """Q of V joint actions each: view [K,B,critic_size], joint [K,B,V,N] -> [K,B,V]."""
+        K, B, V, _ = joint.shape
+        taken = nn.functional.one_hot(joint, self.game.n_actions).to(view.dtype).flatten(-2).transpose(1, 2)
+        rows = torch.cat((view[:, None].expand(-1, V, -1, -1), taken), -1)  # [K,V,B,F]
+        return from_per_seed(self.net(per_seed(rows, self.n_seeds)), (K, V), B)[..., 0].transpose(1, 2)
+
+    def forward(self, trajectory: Trajectory) -> Tensor:
+        """[T,B] at the actions taken."""
+        T, B, _ = trajectory.action.shape
+        view = self.game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
+        return self.of(view, trajectory.action[:, :, None])[..., 0]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import Env, HasActionMask, flatten, map_state, repeat, stack, take
+from envs.base import Env, HasActionMask, HasRewardWith, flatten, map_state, repeat, stack, take
 from envs.noise import uniform
 from marl.types import Noise, Policy, Trajectory
 
@@ -236,6 +236,17 @@ class Simulator:
                 step = self.game.step(repeat(state, K), part.flatten(0, 1), noise.repeat_interleave(K, 0))
                 found.append(step.reward.reshape(-1, K))
         return torch.cat(found, 1)
+
+    def paid_with(self, trajectory: Trajectory, cells: Tensor, copies: Tensor) -> Tensor:
+        """Rewards [C,K] of the recorded steps cells [C] with copies [K,N] of each agent acting, as `reward_with`."""
+        game, K = self.game, len(copies)
+        assert isinstance(game, HasRewardWith)
+        self.charge(cells % trajectory.action.shape[1], torch.full_like(cells, K), trajectory.action.shape[1])
+        state, noise = repeat(take(flatten(trajectory.state), cells), K), trajectory.noise.flatten(0, 1)[cells]
+        action = trajectory.action.flatten(0, 1)[cells].repeat_interleave(K, 0)
+        with torch.inference_mode():
+            paid = game.reward_with(state, action, noise.repeat_interleave(K, 0), copies.repeat(len(cells), 1))
+        return paid.reshape(-1, K)
 
     def branches(
         self,

@@ -69,7 +69,7 @@ class Credit(nn.Module, ABC):
     signals: ClassVar[Mapping[Signal, Signal]]  # what it takes -> what it then gives
     aligned: bool  # its mean gradient is the team's, where what it takes is; does not compose, hence we measure
     efficient: bool  # agents' shares sum to what came in
-    needs: ClassVar[tuple[str, ...]] = ()  # of: critic, model, simulator, policy, local rewards, safe action, truth
+    needs: ClassVar[tuple[str, ...]] = ()  # see `Method.needs`
     cost: ClassVar[str] = "0"  # simulator steps for B whole episodes, in the letters of the axes
 
     def __init__(self, context: Context) -> None:

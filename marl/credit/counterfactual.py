@@ -47,3 +47,10 @@ def expected_over_own_action(simulator: Simulator, trajectory: Trajectory, rewar
     answers = simulator.rewards(trajectory, choice)
     own = trajectory.probs.gather(-1, trajectory.action[..., None])[..., 0]
     return own * reward[..., None] + (weight * answers).sum(-1)
+
+
+def episode_names(trajectory: Trajectory) -> Tensor:
+    """[B] a number for each recorded episode, read from the first two numbers of its policy noise."""
+    luck = trajectory.policy_noise.transpose(0, 1).flatten(1)
+    first, second = luck[:, 0], luck[:, -1]
+    return (first.double() * 2**24).long() * 2**24 + (second.double() * 2**24).long()

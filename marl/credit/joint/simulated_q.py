@@ -7,7 +7,7 @@ from torch import Tensor
 
 from envs.noise import uniform
 from marl.credit.base import ChainError, Context, Credit, Signal, check_choice
-from marl.credit.counterfactual import baseline_actions, legal_others
+from marl.credit.counterfactual import baseline_actions, episode_names, legal_others
 from marl.rollout import draw_noise, swapped
 from marl.types import Noise, Trajectory
 
@@ -62,20 +62,13 @@ class SimulatedQ(Credit):
         T = len(trajectory.reward)
         if self.at_most is None or self.at_most >= T:
             return torch.arange(T)
-        order = uniform("simulated_q/steps", 0, _names(trajectory)[:1], (T,))[0].argsort()
+        order = uniform("simulated_q/steps", 0, episode_names(trajectory)[:1], (T,))[0].argsort()
         return order[: self.at_most].sort().values
 
     def _returns(self, trajectory: Trajectory, joint: Tensor, steps: Tensor, replay: int) -> Tensor:
         """One replay's returns [K,B,V]; its fresh noise is named by the episode, so that asking changes nothing."""
-        names = _names(trajectory)
+        names = episode_names(trajectory)
         noise: Noise = draw_noise(
             self.context.game, torch.full_like(names, replay), names, "simulated_q", trajectory.reward.dtype
         )
         return self.context.simulator.branches(trajectory, joint, self.context.policy, noise, steps.tolist())
-
-
-def _names(trajectory: Trajectory) -> Tensor:
-    """[B] a number for each recorded episode, read from the first two numbers of its policy noise."""
-    luck = trajectory.policy_noise.transpose(0, 1).flatten(1)
-    first, second = luck[:, 0], luck[:, -1]
-    return (first.double() * 2**24).long() * 2**24 + (second.double() * 2**24).long()
