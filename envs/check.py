@@ -14,14 +14,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import pettingzoo
 from pettingzoo import ParallelEnv
-from pettingzoo.env_registry.exceptions import PettingZooRegistryError
 
 import envs
 from envs.base import Env
 from envs.check_face import FACE_CHECKS, FaceProbe
 from envs.check_rules import RULES_CHECKS, RulesProbe, shapes
+from envs.external import recipe
 from envs.parallel import ParallelGame
 
 PER_CHECK = 3  # failures of one check that are worth reading
@@ -40,7 +39,7 @@ def check_env(game: Env[Any] | ParallelEnv[Any, Any, Any] | str, **knobs: Any) -
 
     Args:
         game: rules, a PettingZoo ParallelEnv (its own rules are checked too where it carries them), or a name:
-            'walking_robot', or any id registered with PettingZoo.
+            'walking_robot', any id registered with PettingZoo, or any other form that `--env` takes.
         knobs: of a game given by name.
     Raises:
         EnvError: lists every failure with where and why.
@@ -76,10 +75,13 @@ def _run(check: Callable[[Any], Iterator[str]], probe: Any) -> list[str]:
 def _open(game: Any, knobs: dict[str, Any]) -> tuple[str, Callable[[], Any], Env[Any] | None]:
     """(title, how to make a face, the rules if any)."""
     if isinstance(game, str):
-        if "/" not in game or game.startswith("credit/"):
+        if game.startswith("credit/") or not any(mark in game for mark in "./:"):
             return _open(envs.rules(game, **knobs), {})
-        face = pettingzoo.make("parallel", game, **knobs)
-        return game, lambda: pettingzoo.make("parallel", game, **knobs), getattr(face.unwrapped, "rules", None)
+        make = recipe(game, **knobs)
+        face = make()
+        if not isinstance(face, ParallelEnv):  # rules as they are, or no game
+            return _open(face, {})
+        return game, make, getattr(face.unwrapped, "rules", None)
     if knobs:
         raise ValueError(f"{', '.join(knobs)}: knobs belong to a game given by name, not to one already made")
     if isinstance(game, Env):
@@ -101,7 +103,7 @@ def main(arguments: list[str]) -> int:
     except EnvError as error:
         print(error)
         return 1
-    except (ValueError, TypeError, ImportError, PettingZooRegistryError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{arguments[0]}: every check passed")

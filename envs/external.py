@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -27,7 +28,7 @@ from envs.external_face import Game, GameError
 from envs.external_games import CounterfactualError
 from envs.snapshots import Snapshot, load, save
 
-__all__ = ["CounterfactualError", "External", "ExternalState", "GameError", "open_game"]
+__all__ = ["CounterfactualError", "External", "ExternalState", "GameError", "open_game", "recipe"]
 
 OURS = ("team_reward", "horizon", "default_action", "max_games")  # knobs of External, unless the game has them itself
 
@@ -95,6 +96,17 @@ def open_game(source: Source, **knobs: Any) -> Env[Any]:
     if not isinstance(game, ParallelEnv):
         raise GameError(f"{_title(source)} made a {type(game).__name__}, which is not a PettingZoo ParallelEnv")
     return External(make() if isinstance(make, partial) else make, **ours)
+
+
+def recipe(name: str, **knobs: Any) -> Recipe:
+    """How to make the game behind a name of any form that `open_game` takes, as its author made it.
+
+    Raises:
+        GameError: an unknown id, module or knob.
+    """
+    found = Recipe(name, knobs)
+    _first(found)
+    return found
 
 
 def _rules(game: Any) -> Env[Any] | None:
@@ -241,7 +253,9 @@ def _nearby(missing: str) -> list[str]:
 def _parallel_env(module: ModuleType) -> Callable[..., Any]:
     found = getattr(module, "parallel_env", None)
     if not callable(found):
-        raise GameError(f"{module.__name__} has no parallel_env, so it names no game; give module:callable")
+        wrapped = f"envs.{module.__name__}"  # a game that is no ParallelEnv may have an adapter of that name here
+        near = f" (did you mean {wrapped!r}?)" if "." not in module.__name__ and find_spec(wrapped) else ""
+        raise GameError(f"{module.__name__} has no parallel_env, so it names no game{near}; give module:callable")
     return found
 
 

@@ -224,7 +224,7 @@ class External(Env[ExternalState]):
         seed, moves = positions[row]
         step = len(moves) // (2 * self.n_agents)
         fix = "give team_reward=mean (or sum)"
-        if hasattr(self.make().unwrapped, "local_ratio"):
+        if getattr(self.make().unwrapped, "local_ratio", None) is not None:  # None: mpe2's games that have no such knob
             fix = "give --env-args local_ratio=0, or team_reward=mean"
         raise GameError(
             f"{self.make}: agents are not paid alike (seed {seed}, step {step}: {self.face.agents[first]} "

@@ -126,7 +126,7 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         (["el_farol", "nights=3"], "its knobs are n_agents, n_nights, capacity"),
         (["el_farol", "capacity=low"], "capacity='low' is not allowed"),
         (["el_farol", "capacity"], "'capacity' is not knob=value"),
-        (["nowhere/corridor-v0"], "not found"),
+        (["nowhere/corridor-v0"], "there is no game 'nowhere/corridor-v0'"),
     ]:
         assert main(arguments) == 2
         assert words in capsys.readouterr().err
