@@ -74,6 +74,9 @@ class Lanterns(Env[LanternState]):
     def unit_shapley(self, episode: Episode, baseline: Tensor) -> Tensor:
         return self.unit_differences(episode, baseline)  # rewards add up over units
 
+    def light_cone(self) -> Tensor:
+        return torch.eye(self.horizon, dtype=torch.bool)[..., None].expand(-1, -1, self.n_agents)
+
     def scripted_action(self, state: LanternState) -> Tensor:
         return state.cue
 
@@ -225,6 +228,15 @@ class ChancesSumToLess(Lanterns):
     def step_atoms(self) -> Atoms:
         noise, probability = super().step_atoms()
         return Atoms(noise, probability * 0.9)
+
+
+class SeesNoEffect(Lanterns):
+    """Says that what is done at the second step reaches nothing."""
+
+    def light_cone(self) -> Tensor:
+        cone = super().light_cone().clone()
+        cone[1] = False
+        return cone
 
 
 class StaysFloat32(Lanterns):
