@@ -30,7 +30,7 @@ from marl.credit.base import ChainError
 from marl.expected_gradient import Pulls, pulls
 from marl.experiment import Experiment, learn
 from marl.gradient import estimates, fit
-from marl.learn.policy_gradient import Ppo
+from marl.learn.policy_gradient import PolicyGradient, Reinforce
 from marl.oracle.exact import reach
 from marl.policy import Actor
 from marl.results import Row, cell_id, prepare, read, write_cell
@@ -53,7 +53,7 @@ class Options:
     quick: bool = False
     """minutes on two cores instead of the full protocol"""
     methods: tuple[str, ...] = ()
-    """legend names, separated by commas or given one by one (default: all that follow credit by REINFORCE)"""
+    """legend names, separated by commas or given one by one (default: all that REINFORCE follows; --quick: 15)"""
     seeds: int | None = None
     """how many policies, each with critics and episodes of its own (default: 30; with --quick 5)"""
     batches: int | None = None
@@ -121,8 +121,25 @@ class Cell:
         return f"{self.method} ({', '.join(f'{k}={v}' for k, v in self.knobs.items())})"
 
 
-# PPO follows the credit of GAE with another learner: the gradient is asked of credit, so REINFORCE's methods suffice.
-METHODS_ASKED = tuple(name for name, method in METHODS.items() if not isinstance(method.learner, Ppo))
+# PPO follows the credit of GAE with another learner, Q-learners follow none: REINFORCE's methods are what is asked.
+ASKED = tuple(name for name, method in METHODS.items() if isinstance(method.learner, Reinforce))
+QUICK = (
+    "team + return",
+    "team + immediate",
+    "team + recency",
+    "team + TD",
+    "team + GAE",
+    "difference + return",
+    "aristocrat + return",
+    "difference + GAE",
+    "COMA",
+    "agent total",
+    "first step aristocrat",
+    "difference on Q",
+    "aristocrat on Q",
+    "reference O8",
+    "reference O6",
+)
 
 
 def settings(quick: bool) -> list[tuple[str, dict[str, Any]]]:
@@ -190,6 +207,10 @@ def plan(options: Options) -> list[Cell]:
     chosen = [name.strip() for text in options.methods for name in text.split(",") if name.strip()]
     if options.methods and not chosen:
         raise UsageError(f"--methods {' '.join(options.methods)!r} names no method (see --list)")
+    names = pick(chosen) if chosen else list(QUICK if options.quick else ASKED)
+    for name in names:
+        if not isinstance(METHODS[name].learner, PolicyGradient):
+            raise UsageError(f"{name!r} learns action values and follows no policy gradient; choose another method")
     games = settings(options.quick)
     if options.env is not None:
         name = envs.game_id(options.env) if options.env in envs.GAMES else options.env
@@ -198,7 +219,7 @@ def plan(options: Options) -> list[Cell]:
     cells, left_out = [], {}
     for game, knobs in games:
         reach(marl.load(game, **knobs))  # refuses a game that cannot be listed, before anything is run
-        for method in pick(chosen) if chosen else METHODS_ASKED:
+        for method in names:
             cell = Cell(game, knobs, method, *size, options.episodes, options.threads)
             try:
                 cell.loaded  # noqa: B018  building it is the check

@@ -94,7 +94,7 @@ def test_quick_and_full_sweeps_can_be_listed() -> None:
         found = [knobs for _, knobs in SETTINGS(quick)]
         assert len({k["n_agents"] for k in found}) == 3 and len({k["delay"] for k in found}) >= 3
     assert "gradient" in questions()
-    assert {"IPPO", "MAPPO"}.isdisjoint(gradient.METHODS_ASKED) and "team + GAE" in gradient.METHODS_ASKED
+    assert {"IPPO", "MAPPO", "VDN"}.isdisjoint(gradient.ASKED) and set(gradient.QUICK) < set(gradient.ASKED)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,7 @@ def test_quick_and_full_sweeps_can_be_listed() -> None:
     [
         (["--batches", "0"], "--batches 0 is not allowed"),
         (["--methods", "team + retrun"], "did you mean 'team + return'"),
+        (["--methods", "VDN"], "'VDN' learns action values and follows no policy gradient"),
         (["--env-args", "delay=1"], "--env-args needs --env"),
         (["--env", "walking_robot", "--env-args", "n_agents=40"], "walking_robot"),
         (["--env", "walking_robot", "--env-args", "delay=1", "horizon=4", "window=2", "wobble=1"], "wobble"),
