@@ -16,6 +16,7 @@ from envs.base import Env, KnobError
 from envs.parallel import ParallelGame
 
 GAMES: dict[str, str] = {
+    "cleanup": "envs.cleanup:Cleanup",
     "el_farol": "envs.el_farol:ElFarol",
     "gaussian_squeeze": "envs.gaussian_squeeze:GaussianSqueeze",
     "matrix_game": "envs.matrix_game:MatrixGame",

@@ -27,6 +27,13 @@ from marl.rollout import rollout
 SHORT = {"n_agents": 3, "horizon": 24, "delay": 9, "window": 8}
 
 GRID: dict[str, list[dict[str, Any]]] = {
+    "cleanup": [
+        {},
+        {"n_agents": 1, "waste": 1, "apples": 1, "horizon": 4},
+        {"n_agents": 6, "waste": 5, "apples": 9, "horizon": 12, "dirt_probability": 0.4, "growth": 0.2},
+        {"n_agents": 2, "waste": 3, "horizon": 7, "dirt_probability": 0, "growth": 1},
+        {"n_agents": 3, "waste": 20, "horizon": 6, "dirt_probability": 0.3, "growth": 0},
+    ],
     "el_farol": [{}, {"n_agents": 7, "n_nights": 2, "capacity": 2.5}, {"n_agents": 1, "n_nights": 1}],
     "gaussian_squeeze": [
         {},

@@ -13,8 +13,11 @@ from torch import Tensor
 
 import envs
 from envs.base import Env, HasActionMask, map_state, take
+from envs.cleanup import Cleanup
 from envs.el_farol import ElFarol
+from envs.gaussian_squeeze import GaussianSqueeze
 from envs.matrix_game import MatrixGame
+from envs.quorum import Quorum
 from envs.spread import Spread
 from envs.walking_robot import WalkingRobot
 from marl.policy import Actor
@@ -37,6 +40,9 @@ GAMES: list[Env[Any]] = [
     ElFarol(5, 2, 2.0),
     MatrixGame("two_step"),
     Spread(n_agents=2, horizon=5),
+    GaussianSqueeze(3),
+    Quorum(5, 2),
+    Cleanup(n_agents=3, waste=4, horizon=8),
     TinyMdp(),
     TinyMdp(n_agents=3, horizon=4, ends=0.3),
     MaskedTiny(),
