@@ -456,64 +456,96 @@ class WalkingRobot(Env[RobotState]):
     # --- for people --------------------------------------------------------------------------------------------
 
     def text(self, state: RobotState) -> str:
-        """Row 0 in four lines: the step, the body, the cues (a danger cue in brackets), the fuse."""
+        """Row 0 in a few lines: the step, each joint's cue (a danger cue in brackets), its safe action, the fuse."""
         cues = self._visible_cue(state)[0].tolist()
         shown = [f"[{c}]" if c == d else f" {c} " for c, d in zip(cues, self.danger_cue, strict=True)]
         body = "walking" if bool(state.alive[0]) else "fallen"
-        fuse = int(state.fuse[0])
-        damage = "no error yet" if fuse < 0 else f"falls in {fuse} steps" if bool(state.alive[0]) else "burnt"
         return (
             f"step {int(state.t[0])} of {self.horizon}: {body}\n"
-            f"joints  {' '.join(f'{i:^3d}' for i in range(self.n_agents))}\n"
-            f"cues    {' '.join(shown)}\n"
-            f"fuse    {damage} (hidden unless observe_damage says otherwise)"
+            f"joint           {' '.join(f'{i:^3d}' for i in range(self.n_agents))}\n"
+            f"its cue         {' '.join(shown)}  ([ ]: its danger cue)\n"
+            f"its safe action {' '.join(f'{g:^3d}' for g in self.safe_action)}\n"
+            f"{self._fuse_words(state)} (who sees it: {self.observe_damage})"
         )
 
     def draw(self, state: RobotState) -> NDArray[np.uint8]:
-        """Row 0 as a picture: the joints with their cues, what each cue means, and the walk with its hidden fuse."""
-        from envs.drawing import ALERT, BAD, CALM, FAINT, HEADER, INK, ODD, QUIET, Canvas
+        """Row 0 as a picture: what each joint sees, and the walk with its hidden moments and its hidden fuse."""
+        from envs.drawing import ALERT, BAD, CALM, FAINT, HEADER, INK, ODD, QUIET, Canvas, agent_places, agents_height
 
-        t, fuse, alive = int(state.t[0]), int(state.fuse[0]), bool(state.alive[0])
-        decisive = state.decisive[0].tolist()
+        width, N = 560, self.n_agents
+        alive = bool(state.alive[0])
+        real = state.decisive[0].tolist()
         decoy = self._marks(state.decoy[:1], state.t[:1])[0].tolist()
-        body = CALM if alive else FAINT
-        fills = [ALERT if real else ODD if false else body for real, false in zip(decisive, decoy, strict=True)]
+        fills = [ALERT if r else ODD if d else CALM if alive else FAINT for r, d in zip(real, decoy, strict=True)]
+        labelled = 2 * 16 if N <= 12 else 0
+        track = HEADER + 28 + agents_height(width, N) + labelled + 92
+        canvas = Canvas(width, round(track + 76))
+        title = "an error at a decisive moment lights the fuse; the fall comes exactly "
+        note = f"{N} joints walk {self.horizon} steps; {title}{self.delay} steps later"
+        canvas.header("walking_robot", min(int(state.t[0]), self.horizon), self.horizon, note=note)
+        top = HEADER + 28
+        panic = " (!: panic, as the fall is near)" if self.stagger else ""
+        canvas.text(12, top - 14, f"the cue that each joint sees{panic}", 12, INK)
         cues = self._visible_cue(state)[0].tolist()
-        canvas = Canvas(560, 250)
-        note = "walking" if alive else "fallen"
-        canvas.header("walking_robot", min(t, self.horizon), self.horizon, note=f"{self.n_agents} joints, {note}")
-        canvas.text(12, HEADER + 10, "what each joint sees (cue)", 12, QUIET)
-        below = canvas.agents(HEADER + 30, fills, ["!" if c == self.n_cues else c for c in cues])
-        legend = ((CALM, "any other cue"), (ALERT, "decisive: choose the safe action"), (ODD, "decoy"))
-        for k, (colour, words) in enumerate(legend if self.decoys else legend[:2]):
-            canvas.disc(20 + 200 * k, below + 16, 6, colour)
-            canvas.text(32 + 200 * k, below + 16, words, 12, QUIET, "lm")
-        self._draw_walk(canvas, state, below + 62, (INK, QUIET, FAINT, ALERT, BAD))
-        canvas.text(12, canvas.height - 26, self._fuse_words(fuse, alive), 12, BAD if fuse >= 0 else QUIET)
+        below = canvas.agents(top, fills, ["!" if c == self.n_cues else c for c in cues])
+        for i, (x, _) in enumerate(agent_places(width, N, below) if labelled else ()):
+            canvas.text(x, below + 8, f"joint {i}", 11, QUIET, "mm")
+            canvas.text(x, below + 22, f"safe: {self.safe_action[i]}", 10, INK if real[i] else QUIET, "mm")
+        legend = [(CALM, "an ordinary cue"), (ALERT, "danger: only the safe action is right")]
+        canvas.legend(
+            below + labelled + 16, legend + [(ODD, "decoy: looks like danger, is harmless")] * bool(self.decoys)
+        )
+        self._draw_walk(canvas, state, track)
+        canvas.text(12, track + 36, self._fuse_words(state), 13, BAD if int(state.fuse[0]) >= 0 else QUIET)
+        marks = [(ALERT, "decisive moment"), (BAD, "fuse"), (QUIET, "the steps that may hold decisive moments")]
+        canvas.legend(track + 64, marks)
         return canvas.array()
 
-    def _draw_walk(self, canvas: Any, state: RobotState, y: float, inks: tuple[str, ...]) -> None:
-        """The walk as a bar from step 0 to T: the window, the decisive moments, where we are, where the fall is due."""
-        ink, quiet, faint, alert, bad = inks
-        t, fuse = int(state.t[0]), int(state.fuse[0])
-        left, width = 12.0, canvas.width - 24.0
+    def _draw_walk(self, canvas: Any, state: RobotState, y: float) -> None:
+        """The walk from step 0 to T at height y: the robot on it, the moments above, the window and the fuse below."""
+        from envs.drawing import ALERT, BAD, FAINT, INK, QUIET, blend
 
-        def at(step: int) -> float:
+        t, fuse, alive = int(state.t[0]), int(state.fuse[0]), bool(state.alive[0])
+        left, width = 30.0, canvas.width - 60.0
+
+        def at(step: float) -> float:
             return left + width * min(step, self.horizon) / self.horizon
 
-        canvas.rectangle(left, y, width, 14, fill=faint)
-        canvas.rectangle(left, y, at(t) - left, 14, fill=quiet)
-        canvas.text(left, y + 20, "0", 11, quiet)
-        canvas.text(at(self.window), y + 20, f"window ends at {self.window}", 11, quiet)
-        canvas.text(left + width, y + 20, f"T = {self.horizon}", 11, quiet, "ra")
-        canvas.line([(at(self.window), y), (at(self.window), y + 18)], quiet)
+        canvas.rectangle(left, y, width, 8, fill=FAINT)
+        canvas.rectangle(left, y, at(t) - left, 8, fill=blend(FAINT, QUIET, 0.6))
+        canvas.line([(at(0), y + 12), (at(self.window), y + 12)], QUIET, 2)
+        canvas.text(at(0), y + 24, "0", 11, QUIET, "mm")
+        canvas.text(at(self.horizon), y + 24, f"T = {self.horizon}", 11, QUIET, "mm")
         for step in {unit // self.n_agents for unit in state.danger[0].tolist()}:
-            canvas.line([(at(step), y - 6), (at(step), y + 14)], alert, 3)
-        canvas.line([(at(t), y - 10), (at(t), y + 18)], ink, 3)
-        if fuse >= 0 and bool(state.alive[0]):
-            canvas.line([(at(t + fuse), y - 10), (at(t + fuse), y + 18)], bad, 3)
+            canvas.disc(at(step), y + 4, 6, ALERT)
+        if fuse >= 0 and alive:
+            begin, fall = at(t + fuse - self.delay), at(t + fuse)
+            canvas.line([(begin, y + 4), (at(t), y + 4)], blend(FAINT, BAD, 0.45), 4)
+            canvas.line([(at(t), y + 4), (fall, y + 4)], BAD, 4)
+            canvas.line([(fall, y - 10), (fall, y + 14)], BAD, 3)
+            canvas.text(fall, y + 24, f"fall at {t + fuse}", 11, BAD, "mm")
+        self._draw_robot(canvas, at(t), y, t, INK if alive else BAD, alive)
 
-    def _fuse_words(self, fuse: int, alive: bool) -> str:
+    def _draw_robot(self, canvas: Any, x: float, ground: float, t: int, ink: str, upright: bool) -> None:
+        """A figure that stands at (x, ground) and swings its legs step by step, or lies there."""
+        if not upright:
+            canvas.line([(x - 20, ground - 4), (x + 2, ground - 4)], ink, 4)
+            canvas.line([(x - 20, ground - 4), (x - 32, ground - 9)], ink, 3)
+            canvas.disc(x + 10, ground - 6, 6, ink)
+            return
+        stride = 8 if t % 2 else 3
+        hip, neck = (x, ground - 16.0), (x, ground - 32.0)
+        for side in (-1, 1):
+            canvas.line([hip, (x + side * stride, ground)], ink, 3)
+            canvas.line([(x, ground - 29.0), (x - side * stride, ground - 18)], ink, 3)
+        canvas.line([hip, neck], ink, 4)
+        canvas.disc(x, ground - 38, 6, ink)
+
+    def _fuse_words(self, state: RobotState) -> str:
+        """What only the reader knows."""
+        fuse = int(state.fuse[0])
+        if not bool(state.alive[0]):
+            return "fallen; what follows is not paid"
         if fuse < 0:
-            return "no error so far (orange marks: decisive moments, hidden from everyone)"
-        return f"the fuse is lit: falls in {fuse} steps (red mark)" if alive else "fallen; what follows is not paid"
+            return "the fuse is not lit: no error so far"
+        return f"the fuse is lit: the robot falls in {fuse} steps" if fuse else "the fuse is burnt: the robot falls now"
