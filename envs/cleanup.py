@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from envs.base import Env, Step, real, whole
 from envs.noise import Atoms, atoms
 
 IDLE, CLEAN, HARVEST = 0, 1, 2
+LARGEST = 200  # river and orchard, so that the optimum can be tabulated
 
 Table = NDArray[np.float64]
 
@@ -38,8 +38,13 @@ class Plan(NamedTuple):
 
 def binomial(trials: int, chance: float) -> Table:
     """[trials + 1]: the chance of each number of successes."""
-    pairs = [(comb(trials, k), chance**k * (1 - chance) ** (trials - k)) for k in range(trials + 1)]
-    return np.array([ways * odds for ways, odds in pairs])
+    k = np.arange(trials + 1)
+    if chance in (0, 1):
+        return (k == trials * chance).astype(np.float64)
+    logs = np.log(np.maximum(k, 1)).cumsum()  # log k!
+    odds = np.exp(logs[-1] - logs - logs[::-1] + k * np.log(chance) + k[::-1] * np.log1p(-chance))
+    total: Table = odds / odds.sum()
+    return total
 
 
 def clipped_walk(steps: Table, size: int) -> Table:
@@ -90,12 +95,8 @@ def _solved(n_agents: int, waste: int, apples: int, horizon: int, dirt: float, g
 
 def _random_roles(n_agents: int, apples: int) -> Table:
     """[N+1, Y+1, Y+1]: the chance that c agents clean and the others leave a of b apples, every role 1/3."""
-    table = np.zeros((n_agents + 1, apples + 1, apples + 1))
-    b = np.arange(apples + 1)
-    for c, odds in enumerate(binomial(n_agents, 1 / 3)):
-        for h, share in enumerate(binomial(n_agents - c, 1 / 2)):
-            np.add.at(table[c], (b, b - np.minimum(h, b)), odds * share)
-    return table
+    meals = (clipped_walk(binomial(n_agents - c, 1 / 2), apples)[::-1, ::-1] for c in range(n_agents + 1))
+    return np.stack([odds * meal for odds, meal in zip(binomial(n_agents, 1 / 3), meals, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,9 @@ class Cleanup(Env[CleanupState]):
 
     Isolates: indirect credit in space and time. A cleaner's reward is earned later, by others, and only the change of
     the state tells.
-    Grows harder with waste (the first apple is further away), with N dirt_probability (upkeep takes more of the team),
-    with n_agents (dilution) and with apples / N small (harvesters crowd each other out).
+    Grows harder with waste (the first apple is further away), with dirt_probability (upkeep takes more of the team),
+    with n_agents (dilution; as each agent brings dirt, waste must grow along, or the river cannot be held clean) and
+    with fewer apples an agent (harvesters crowd each other out).
 
     Source: the Cleanup game of Hughes et al., "Inequity aversion improves cooperation in intertemporal social dilemmas"
     (2018), without its grid and with a team reward.
@@ -126,14 +128,15 @@ class Cleanup(Env[CleanupState]):
     """
 
     n_agents: int = 4  # N >= 1
-    waste: int = 8  # W >= 1: the most waste the river holds, and what it starts with
-    apples: int = 4  # Y >= 1: the most apples the orchard holds
+    waste: int = 8  # W in 1..200: the most waste the river holds, and what it starts with
+    apples: int = 4  # Y in 1..200: the most apples the orchard holds
     horizon: int = 40  # T >= 1 steps
     dirt_probability: float = 0.15  # 0..1: each of N sources adds one waste a step
     growth: float = 0.6  # 0..1: each of Y places grows an apple a step when the river is clean
 
     def __post_init__(self) -> None:
-        whole(self, 1, None, "n_agents", "waste", "apples", "horizon")
+        whole(self, 1, None, "n_agents", "horizon")
+        whole(self, 1, LARGEST, "waste", "apples")
         real(self, 0, 1, "dirt_probability", "growth")
 
     @property
@@ -172,7 +175,7 @@ class Cleanup(Env[CleanupState]):
 
     @property
     def optimal_return(self) -> float:
-        """The value of the start, by dynamic programming over (t, w, b)."""
+        """The value of the start, by dynamic programming over (t, w, b): about T N W Y^2 operations, once."""
         return float(self._plan.value[0, self.waste, 0])
 
     @property

@@ -232,7 +232,8 @@ def test_float32_meets_the_same_luck() -> None:
     ("knobs", "words"),
     [
         ({"n_agents": 0}, "n_agents=0 is not allowed"),
-        ({"waste": 0}, "waste=0 is not allowed; it must be a whole number, 1 or more"),
+        ({"waste": 0}, "waste=0 is not allowed; it must be a whole number in 1..200"),
+        ({"apples": 201}, "apples=201 is not allowed"),
         ({"apples": 2.5}, "apples=2.5 is not allowed"),
         ({"horizon": 0}, "horizon=0 is not allowed"),
         ({"dirt_probability": 1.1}, "dirt_probability=1.1 is not allowed; it must be a number in 0..1"),
