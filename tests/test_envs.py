@@ -138,7 +138,7 @@ def test_names_and_knobs_are_explained() -> None:
     full, short = envs.rules("credit/el_farol-v0", capacity=3), envs.rules("el_farol", capacity=3)
     assert full == short
     with pytest.raises(
-        ValueError, match=r"no game 'walkin_robot' \(did you mean 'walking_robot'\?\); the games are el_f"
+        ValueError, match=r"no game 'walkin_robot' \(did you mean 'walking_robot'\?\); the games are [a-z_, ]*el_farol"
     ):
         envs.rules("walkin_robot")
     with pytest.raises(ValueError, match="there is no version v7 of el_farol; its version is v0"):
