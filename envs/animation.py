@@ -92,7 +92,7 @@ def _cells(canvas: Canvas, n: int, per_row: int, side: float, caption: Caption) 
     for i in range(n):
         x, y = MARGIN + side * (i % per_row), 54 + side * (i // per_row)
         fill = signed(caption.credit[i], caption.scale) if caption.credit else PAPER
-        canvas.rectangle(x, y, side - 1, side - 1, fill, FAINT if fill == PAPER and side >= 10 else None)
+        canvas.rectangle(x, y, side - 1, side - 1, fill, FAINT if side >= 10 else None)
         if caption.actions and side >= 14:
             canvas.text(x + side / 2 - 0.5, y + side / 2 - 0.5, caption.actions[i], 9, on(fill), "mm")
 
@@ -101,8 +101,10 @@ def _scale(canvas: Canvas, caption: Caption) -> None:
     """What credit is, and which colour is how much."""
     y = canvas.height - 14
     ends, unit = numbers([-caption.scale, caption.scale], caption.scale)
-    meaning = f"credit: return minus return with its {caption.instead} instead"
-    canvas.text(MARGIN, y, meaning, 11, QUIET, "lm")
+    if caption.scale == 0:
+        canvas.text(MARGIN, y, f"credit: no action changed the return against its {caption.instead}", 11, QUIET, "lm")
+        return
+    canvas.text(MARGIN, y, f"credit: gain in return over its {caption.instead}", 11, QUIET, "lm")
     x = float(canvas.width - MARGIN)
     for word in (f"{ends[1]} {unit}".rstrip(), None, ends[0]):
         if word is None:

@@ -193,42 +193,45 @@ class ElFarol(Env[ElFarolState]):
         return torch.tensor(plan, device=state.over.device).expand(len(state.over), -1)
 
     def text(self, state: ElFarolState) -> str:
-        """Attendance, who stayed home, and the reward."""
+        """Guests of each night, those at home, and the reward."""
         if not bool(state.over[0]):
             return f"el_farol: {self.n_agents} agents choose among {self.n_nights} nights and home"
         guests = [int(x) for x in state.attendance[0]]
         reward = float(self._worth(state.attendance[0]).sum())
-        return f"el_farol: guests {' '.join(map(str, guests))}, home {self.n_agents - sum(guests)}, reward {reward:.4f}"
+        nights = ", ".join(f"night {k}: {x}" for k, x in enumerate(guests, 1))
+        return f"el_farol: guests of {nights}; at home: {self.n_agents - sum(guests)}; reward {reward:.4f}"
 
     def draw(self, state: ElFarolState) -> NDArray[np.uint8]:
         """A bar a night against the capacity line; it turns once its last guest takes more than they bring (D < 0)."""
-        from envs.drawing import ALERT, BAD, CALM, FAINT, HEADER, INK, QUIET, Canvas
+        from envs.drawing import ALERT, BAD, CALM, HEADER, INK, QUIET, Canvas
 
         guests = [int(x) for x in state.attendance[0]]
         over = bool(state.over[0])
-        canvas = Canvas(520, 320)
+        canvas = Canvas(520, 340)
         reward = float(self._worth(state.attendance[0]).sum())
-        note = (
-            f"{self.n_agents} agents, {self.n_agents - sum(guests)} of them at home"
-            if over
-            else "nobody has chosen yet"
-        )
-        canvas.header("el_farol", int(over), 1, reward, note)
+        home = f"{self.n_agents - sum(guests)} at home" if over else "nobody has chosen yet"
+        note = f"{self.n_agents} agents, {home}; a night with x guests pays x exp(-x / {self.capacity:g})"
+        canvas.header("el_farol", int(over), 1, reward if over else None, note)
         worth = self._worth(torch.arange(self.n_agents + 1, dtype=torch.float64)).tolist()
-        floor, tall = 280.0, 280.0 - HEADER - 30
-        scale = tall / max(2 * self.capacity, *guests)
-        pitch = (canvas.width - 24 - 60) / self.n_nights
+        left, right, floor = 12.0, canvas.width - 92.0, 276.0
+        scale = (floor - HEADER - 34) / max(2 * self.capacity, *guests)
+        pitch = (right - left) / self.n_nights
+        every = max(1, math.ceil(20 / pitch))  # narrow bars: label some nights only
         for night, x in enumerate(guests):
-            left = 12 + night * pitch + 0.1 * pitch
-            height = x * scale
-            canvas.rectangle(left, floor - height, 0.8 * pitch, height, BAD if x and worth[x] < worth[x - 1] else CALM)
-            canvas.text(left + 0.4 * pitch, floor - height - 4, x if over else "", 13, INK, "ms")
-            canvas.text(left + 0.4 * pitch, floor + 18, night + 1, 13, QUIET, "ms")
-        canvas.line([(12, floor), (canvas.width - 72, floor)], FAINT)
+            bar, height = left + (night + 0.1) * pitch, x * scale
+            middle = bar + 0.4 * pitch
+            if x:
+                fill = BAD if worth[x] < worth[x - 1] else CALM
+                canvas.rectangle(bar, floor - height, 0.8 * pitch, height, fill)
+            if night % every == 0:
+                canvas.text(middle, floor - height - 4, x if over else "", 13, INK, "ms")
+                canvas.text(middle, floor + 18, night + 1, 13, QUIET, "ms")
+        canvas.line([(left, floor), (right, floor)], QUIET)
         level = floor - self.capacity * scale
-        canvas.line([(12, level), (canvas.width - 72, level)], ALERT)
-        canvas.text(canvas.width - 68, level, "capacity", 12, ALERT, "lm")
-        canvas.text(canvas.width - 68, floor + 18, "night", 13, QUIET, "ls")
+        canvas.line([(left, level), (right, level)], ALERT)
+        canvas.text(right + 4, level, f"capacity {self.capacity:g}", 12, INK, "lm")
+        canvas.text(right + 4, floor + 18, "night", 13, QUIET, "ls")
+        canvas.legend(320, [(CALM, "guests of a night"), (BAD, "crowded: one guest less would pay more")])
         return canvas.array()
 
     @property

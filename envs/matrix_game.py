@@ -221,49 +221,58 @@ class MatrixGame(Env[MatrixGameState]):
         return f"matrix_game {self._title}: chosen {steps}; return {float(state.paid[0]):g}"
 
     def draw(self, state: MatrixGameState) -> NDArray[np.uint8]:
-        """Two agents: every table, the chosen cell framed. Otherwise: each agent's action."""
-        from envs.drawing import CALM, FAINT, HEADER, INK, QUIET, TEAM, Canvas
+        """Two agents: the tables, the chosen cell framed. One, or three and more: a disc an agent with its action."""
+        from envs.drawing import CALM, FAINT, HEADER, Canvas
 
         stage = int(state.stage[0])
-        canvas = Canvas(480, 340)
-        canvas.header(f"matrix_game {self._title}", stage, self.horizon, float(state.paid[0]))
-        branch = int(self._branch(state.chosen[:, 0])[0])
+        paid = float(state.paid[0]) if stage == self.horizon else None
         if self.n_agents == 2:
-            tables = self._double()
-            for b, table in enumerate(tables):
+            canvas = Canvas(480, 340 if self.horizon == 1 else 276)
+            note = "agent 0 chooses the row, agent 1 the column"
+            if self.horizon == 2:
+                note = "step 0: agent 0 chooses the table; step 1: agent 0 the row, agent 1 the column"
+            canvas.header(f"matrix_game {self._title}", stage, self.horizon, paid, note)
+            branch = int(self._branch(state.chosen[:, 0])[0])
+            for b, table in enumerate(self._double()):
                 reached = stage > 0 and b == branch
                 cell = tuple(int(a) for a in state.chosen[0, -1]) if reached and stage == self.horizon else None
-                width = canvas.width / len(tables)
-                self._draw_table(canvas, b * width, width, table, cell, reached)
+                title = f"table 2{'AB'[b]}{': chosen' * reached}" if self.horizon == 2 else ""
+                width = canvas.width / self.horizon
+                self._draw_table(canvas, b * width, width, table, cell, title)
             return canvas.array()
-        last = state.chosen[0, max(stage - 1, 0)]
-        fills = [FAINT if a < 0 else (QUIET, CALM, TEAM)[min(int(a), 2)] for a in last]
-        below = canvas.agents(HEADER + 40, fills, ["" if a < 0 else int(a) for a in last])
-        canvas.text(canvas.width / 2, below + 24, "the action of each agent", 12, INK, "ms")
+        canvas = Canvas(480, 150)
+        note = f"{self.n_agents} agents choose one of {self.n_actions} actions each; the digit is the action chosen"
+        canvas.header(f"matrix_game {self._title}", stage, self.horizon, paid, note)
+        chosen = [int(a) for a in state.chosen[0, -1]]
+        canvas.agents(HEADER + 30, [FAINT if a < 0 else CALM for a in chosen], ["?" if a < 0 else a for a in chosen])
         return canvas.array()
 
     def _draw_table(
-        self, canvas: Any, x: float, width: float, table: Tensor, cell: tuple[int, ...] | None, reached: bool
+        self, canvas: Any, x: float, width: float, table: Tensor, cell: tuple[int, ...] | None, title: str
     ) -> None:
-        """One table at column x: rows are agent 0's actions, shade is payoff, the chosen cell is framed."""
-        from envs.drawing import HEADER, INK, QUIET, on
+        """One table at column x: rows are agent 0's actions; blue pays, orange costs; the chosen cell is framed."""
+        from envs.drawing import HEADER, INK, QUIET, on, signed
 
-        size = min(width - 60, canvas.height - HEADER - 60) / self.n_actions
-        left, top = x + (width - size * self.n_actions) / 2 + 8, HEADER + 40.0
-        low, high = float(self._double().min()), float(self._double().max())
+        size = min(width - 100, canvas.height - HEADER - 82) / self.n_actions
+        left, top = x + (width - size * self.n_actions) / 2 + 24, HEADER + 66.0
+        largest, smallest = float(self._double().max()), -float(self._double().min())
+        middle = left + size * self.n_actions / 2
         for a, b in product(range(self.n_actions), repeat=2):
-            share = (float(table[a, b]) - low) / (high - low) if high > low else 1.0
-            fill = "#{:02X}{:02X}{:02X}".format(*(round(246 + share * (end - 246)) for end in (0x56, 0xB4, 0xE9)))
-            canvas.rectangle(left + b * size, top + a * size, size - 3, size - 3, fill)
-            middle = (left + (b + 0.5) * size, top + (a + 0.5) * size)
-            canvas.text(*middle, f"{float(table[a, b]):g}", max(10, min(18, int(size / 3))), on(fill), "mm")
+            value = float(table[a, b])
+            fill = signed(value, 1.6 * (largest if value > 0 else smallest))  # pale enough to read on
+            canvas.rectangle(left + b * size, top + a * size, size - 3, size - 3, fill, "#BBBBBB")
+            spot = (left + (b + 0.5) * size - 1.5, top + (a + 0.5) * size - 1.5)
+            canvas.text(*spot, f"{value:g}", max(10, min(18, int(size / 3))), on(fill), "mm")
         if cell is not None:
-            canvas.rectangle(left + cell[1] * size - 2, top + cell[0] * size - 2, size + 1, size + 1, outline=INK)
+            edge = (left + cell[1] * size - 2, top + cell[0] * size - 2)
+            canvas.rectangle(*edge, size + 1, size + 1, outline=INK)
+            canvas.rectangle(edge[0] - 2, edge[1] - 2, size + 5, size + 5, outline=INK)
         for a in range(self.n_actions):
-            canvas.text(left - 6, top + (a + 0.5) * size, a, 12, QUIET, "rm")
-            canvas.text(left + (a + 0.5) * size, top - 6, a, 12, QUIET, "ms")
-        canvas.text(left - 2, top - 24, "columns: agent 1" + ("  (reached)" if reached else ""), 12, INK, "ls")
-        canvas.text(left - 2, top + size * self.n_actions + 16, "rows: agent 0", 12, INK, "ls")
+            canvas.text(left - 8, top + (a + 0.5) * size, a, 12, QUIET, "rm")
+            canvas.text(left + (a + 0.5) * size, top - 8, a, 12, QUIET, "ms")
+        canvas.text(middle, top - 46, title, 14, INK, "ms")
+        canvas.text(middle, top - 26, "agent 1", 12, INK, "ms")
+        canvas.text(left - 22, top + size * self.n_actions / 2, "agent 0", 12, INK, "rm")
 
     @property
     def _title(self) -> str:

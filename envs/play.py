@@ -209,7 +209,7 @@ def describe(game: Any, state: Any, caption: Caption) -> str:
     if caption.credit:
         rows[f"{'credit' if caption.actions else 'in all'} {unit}".rstrip()] = words
     width = max(len(word) for row in rows.values() for word in row)
-    against = f" (credit: return minus return with its {caption.instead} instead)" if caption.credit else ""
+    against = f" (credit: gain in return over its {caption.instead})" if caption.credit else ""
     lines = [game.text(state).rstrip(), f"{caption.words}; {caption.total}{against}"]
     per_line = max(1, 80 // (width + 1))
     for start in range(0, game.n_agents, per_line):

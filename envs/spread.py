@@ -190,29 +190,39 @@ class Spread(Env[SpreadState]):
         return "\n".join(lines)
 
     def draw(self, state: SpreadState) -> NDArray[np.uint8]:
-        """The square [-1.4,1.4]^2: agents at their true size (orange while they touch), landmarks as dark dots."""
-        from envs.drawing import ALERT, CALM, FAINT, HEADER, INK, QUIET, TEAM, Canvas, on
+        """Agents at their true size, landmarks, and what G adds up: a line from each landmark to its nearest agent."""
+        from envs.drawing import ALERT, CALM, FAINT, HEADER, INK, PAPER, TEAM, Canvas, on
 
         row = take(state, torch.tensor([0]))
-        side, span = 360, 1.4
-        canvas = Canvas(side + 24, side + HEADER + 12)
-        canvas.text(12, 10, "spread", size=16)
-        facts = f"step {int(row.time)}/{self.horizon}   G {self._cover(row).item():.2f}"
-        canvas.text(canvas.width - 12, 10, facts, color=TEAM, anchor="ra")
-        canvas.rectangle(12, HEADER, side, side, outline=FAINT)
-        canvas.text(12, 31, "G = minus the summed distance from each landmark to its nearest agent", 11, QUIET)
+        agents, landmarks = row.position[0], row.landmark[0]
+        side, span = 400, 1.2
+        while span < float(agents.abs().max()) + REACH / 2:  # who strays stays in sight
+            span *= 1.25
+        canvas = Canvas(side + 40, side + HEADER + 40)
+        note = "G = minus the sum of the lines, each from a landmark to its nearest agent"
+        canvas.header("spread", int(row.time), self.horizon, note=note)
+        left, top = (canvas.width - side) / 2, HEADER + 8
 
-        def spot(x: float, y: float) -> tuple[float, float]:
-            x, y = (min(max(c, -span), span) for c in (x, y))  # who strays outside is drawn at the border
-            return 12 + (x + span) / (2 * span) * side, HEADER + (span - y) / (2 * span) * side
+        def spot(place: Tensor) -> tuple[float, float]:
+            x, y = place.tolist()
+            return left + (x + span) / (2 * span) * side, top + (span - y) / (2 * span) * side
 
+        corner, home = spot(torch.tensor([-1.0, 1.0])), side / span
+        canvas.rectangle(*corner, home, home, outline=FAINT)
+        nearest = torch.hypot(*(landmarks[:, None] - agents).unbind(-1)).argmin(1)
+        for place, i in zip(landmarks, nearest, strict=True):
+            canvas.line([spot(place), spot(agents[i])], TEAM, 2)
+        radius = REACH / 2 / (2 * span) * side
         touching = self._touching(row)[0].tolist()
-        for i, (x, y) in enumerate(row.position[0].tolist()):
+        for i, place in enumerate(agents):
             fill = ALERT if touching[i] else CALM
-            canvas.disc(*spot(x, y), REACH / 2 / (2 * span) * side, fill)
-            canvas.text(*spot(x, y), i, 13, on(fill), "mm")
-        for x, y in row.landmark[0].tolist():
-            canvas.disc(*spot(x, y), 0.05 / (2 * span) * side, INK)
+            canvas.disc(*spot(place), radius, fill, PAPER)
+            canvas.text(*spot(place), i, max(9, round(radius * 0.7)), on(fill), "mm")
+        for place in landmarks:
+            canvas.disc(*spot(place), max(4.0, radius / 3), INK)
+        legend = [(CALM, "agent"), (ALERT, "agents that touch"), (INK, "landmark"), (FAINT, "where all start")]
+        canvas.legend(canvas.height - 14, legend)
+        canvas.text(canvas.width - 12, canvas.height - 14, f"G {self._cover(row).item():.2f}", 14, TEAM, "rm")
         return canvas.array()
 
     def _move(self, state: SpreadState, action: Tensor) -> SpreadState:
