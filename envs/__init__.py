@@ -21,6 +21,7 @@ GAMES: dict[str, str] = {
     "gaussian_squeeze": "envs.gaussian_squeeze:GaussianSqueeze",
     "matrix_game": "envs.matrix_game:MatrixGame",
     "quorum": "envs.quorum:Quorum",
+    "rover_grid": "envs.rover_grid:RoverGrid",
     "spread": "envs.spread:Spread",
     "walking_robot": "envs.walking_robot:WalkingRobot",
 }

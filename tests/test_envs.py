@@ -56,6 +56,14 @@ GRID: dict[str, list[dict[str, Any]]] = {
         {"n_agents": 32, "quorum": 28, "cost": 1},
         {"n_agents": 6, "quorum": 1},
     ],
+    "rover_grid": [
+        {},
+        {"n_agents": 1, "size": 2, "n_points": 1, "coupling": 1, "radius": 0, "horizon": 1},
+        {"n_agents": 2, "size": 4, "radius": 0, "n_points": 2, "horizon": 4},
+        {"n_agents": 3, "coupling": 1, "size": 5, "n_points": 3, "horizon": 4},
+        {"n_agents": 5, "size": 6, "radius": 2, "n_points": 7, "horizon": 24},
+        {"n_agents": 2, "coupling": 3, "size": 6, "horizon": 5},
+    ],
     "spread": [{}, {"n_agents": 2, "local_ratio": 0.5, "horizon": 7}],
     "walking_robot": [
         {},
