@@ -64,11 +64,12 @@ def _numbers(canvas: Canvas, n: int, columns: int, block: int, caption: Caption)
         top = 34.0 + block * (i // columns)
         x = MARGIN + TITLES + (i % columns + 0.5) * CELL
         if i % columns == 0:
-            worth = "credit" if caption.actions else "in all"
-            for title, level in (("agent", 8), ("action", 24), (worth, 44))[: 3 if caption.credit else 2]:
+            rows = ("at step", "largest") if caption.at else ("action", "credit")
+            for title, level in (("agent", 8), (rows[0], 24), (rows[1], 44))[: 3 if caption.credit else 2]:
                 canvas.text(MARGIN, top + level, title, 11, QUIET, "lm")
         canvas.text(x, top + 8, i, 11, QUIET, "mm")
-        canvas.text(x, top + 24, caption.actions[i] if caption.actions else "·", 12, INK, "mm")
+        second = caption.actions or caption.at
+        canvas.text(x, top + 24, second[i] if second else "·", 12, INK, "mm")
         if caption.credit:
             fill = signed(caption.credit[i], caption.scale)
             canvas.rectangle(x - CELL / 2 + 1, top + 34, CELL - 2, 20, fill, FAINT)
@@ -85,9 +86,11 @@ def _side(n: int, width: int) -> float:
 
 def _cells(canvas: Canvas, n: int, per_row: int, side: float, caption: Caption) -> None:
     """One cell an agent, row by row: its colour is the credit, the digit in it the action."""
-    facts = [("colour: credit" if caption.actions else "colour: credit in all") if caption.credit else "",
-             "digit: action" if caption.actions and side >= 14 else ""]  # fmt: skip
-    words = "; ".join([f"agents 0 to {n - 1}, row by row", *filter(None, facts)])
+    words = f"agents 0 to {n - 1}, row by row"
+    if caption.credit:
+        words += "; colour: largest credit of all steps" if caption.at else "; colour: credit"
+    if caption.actions and side >= 14:
+        words += "; digit: action"
     canvas.text(MARGIN, 42, words, 11, QUIET, "lm")
     for i in range(n):
         x, y = MARGIN + side * (i % per_row), 54 + side * (i // per_row)

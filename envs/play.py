@@ -62,9 +62,10 @@ class Caption(NamedTuple):
     words: str  # the step and its reward, or the end
     total: str  # the return
     actions: tuple[int, ...]  # one an agent; empty at the end, as nobody acts
-    credit: tuple[float, ...]  # one an agent, of these actions (at the end summed over the episode); empty if unknown
-    scale: float  # the largest |credit| there is: the same in all frames but the last, whose sums may be larger
-    instead: str
+    credit: tuple[float, ...]  # of these actions, at the end of each agent's most telling one; empty where unknown
+    scale: float  # the largest |credit| of the episode, the same in all frames
+    instead: str  # what credit compares an action with
+    at: tuple[int, ...] = ()  # at the end: the step of each agent's action with the largest |credit|
 
 
 # --- what happened -------------------------------------------------------------------------------------------------
@@ -165,26 +166,27 @@ def simulated_differences(game: Env[Any], played: Played, baseline: Tensor) -> T
 
 def frames(game: Env[Any], played: Played) -> list[tuple[Any, Caption]]:
     """(state [1, ...], caption) of each step lived, the state before it acts, then of the end: steps + 1 of them."""
-    credit = credit_of(game, played)
-    steps = played.steps
-    lived = credit.value[:steps] if credit else torch.zeros(0, 0)
-    instead = credit.instead if credit else ""
-    largest = float(lived.abs().max()) if credit else 0.0
-    total, shown = 0.0, []
+    credit, steps, total = credit_of(game, played), played.steps, 0.0
+    lived = credit.value[:steps] if credit else torch.zeros(steps, 0)
+    blank = Caption("", "", (), (), float(lived.abs().max()) if credit else 0.0, credit.instead if credit else "")
+    shown = []
     for t in range(steps):
         reward = float(played.reward[t, 0])
         total += reward
-        actions = tuple(played.action[t, 0].tolist())
-        values = tuple(lived[t].tolist()) if credit else ()
-        caption = Caption(
-            f"step {t} pays {reward:+.4g}", f"return after it {total:.4g}", actions, values, largest, instead
+        caption = blank._replace(
+            words=f"step {t} pays {reward:+.4g}",
+            total=f"return after it {total:.4g}",
+            actions=tuple(played.action[t, 0].tolist()),
+            credit=tuple(lived[t].tolist()),
         )
         shown.append((map_state(lambda field, t=t: field[t], played.state), caption))
-    sums = tuple(lived.sum(0).tolist()) if credit else ()
-    words = "the end" if steps == game.horizon else f"ended early, after {steps} of {game.horizon} steps"
-    # A game of one step ends with its only actions still to be seen beside what they did.
-    actions = tuple(played.action[0, 0].tolist()) if steps == 1 else ()
-    last = Caption(words, f"return {total:.4g}", actions, sums, max(map(abs, sums), default=0.0), instead)
+    ended = "the end" if steps == game.horizon else f"ended early, after {steps} of {game.horizon} steps"
+    last = blank._replace(words=ended, total=f"return {total:.4g}")
+    if steps == 1:  # the only actions, still to be seen beside what they did
+        last = last._replace(actions=shown[0][1].actions, credit=shown[0][1].credit)
+    elif credit:  # unit differences do not add up over steps, so the most telling one stands for the episode
+        at = lived.abs().argmax(0)
+        last = last._replace(credit=tuple(lived.gather(0, at[None])[0].tolist()), at=tuple(at.tolist()))
     return [*shown, (played.end, last)]
 
 
@@ -206,8 +208,10 @@ def describe(game: Any, state: Any, caption: Caption) -> str:
     rows = {"agent": [str(i) for i in range(game.n_agents)]}
     if caption.actions:
         rows["action"] = [str(action) for action in caption.actions]
+    if caption.at:
+        rows["at step"] = [str(t) for t in caption.at]
     if caption.credit:
-        rows[f"{'credit' if caption.actions else 'in all'} {unit}".rstrip()] = words
+        rows[f"{'largest' if caption.at else 'credit'} {unit}".rstrip()] = words
     width = max(len(word) for row in rows.values() for word in row)
     against = f" (credit: gain in return over its {caption.instead})" if caption.credit else ""
     lines = [game.text(state).rstrip(), f"{caption.words}; {caption.total}{against}"]

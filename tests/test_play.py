@@ -98,14 +98,16 @@ def test_random_actions_have_their_own_luck() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_captions_tell_the_closed_form(seed: int) -> None:
-    """The credit under a step is `unit_differences` of its actions; the end sums it; the scale is the largest one."""
+    """The credit under a step is `unit_differences` of its actions; the end shows each agent's largest one."""
     game, played = walk(seed=seed)
     truth = game.unit_differences(played, torch.tensor(game.safe_action))[: played.steps, 0]
     captions = [caption for _, caption in frames(game, played)]
     assert len(captions) == played.steps + 1
     assert torch.equal(torch.tensor([caption.credit for caption in captions[:-1]]), truth)
-    assert captions[-1].credit == pytest.approx(truth.sum(0).tolist(), abs=1e-6)
-    assert {caption.scale for caption in captions[:-1]} == {float(truth.abs().max())}
+    assert {caption.scale for caption in captions} == {float(truth.abs().max())}
+    last = captions[-1]
+    assert last.credit == tuple(float(truth[t, i]) for i, t in enumerate(last.at))
+    assert [abs(x) for x in last.credit] == truth.abs().amax(0).tolist()
     assert [caption.actions for caption in captions[:-1]] == [
         tuple(row) for row in played.action[: len(truth), 0].tolist()
     ]
@@ -187,7 +189,7 @@ def test_captions_of_any_team(n: int) -> None:
     """One height for all frames of an episode; the culprit's colour is there, and absent when no credit is known."""
     credit = tuple(-1.0 if i == n - 1 else 0.0 for i in range(n))
     full = Caption("step 0 pays +1", "return 1", (1,) * n, credit, 1.0, "default action")
-    end = full._replace(actions=())
+    end = full._replace(actions=(), at=(0,) * n)
     blank = full._replace(credit=(), scale=0.0, instead="")
     orange = np.array([int(BAD[k : k + 2], 16) for k in (1, 3, 5)])
 
