@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: compare test test-slow lint figures clean
+.PHONY: compare test test-slow lint figures gifs clean
 
 compare: $(STAMP)
 	$(BIN)/python -m benchmarks.compare --quick
@@ -22,6 +22,12 @@ lint: $(STAMP)
 figures: $(STAMP)
 	$(BIN)/python -m benchmarks.compare --seeds 10 --steps 300000 --out results/compare-full
 	cp $(addprefix results/compare-full/figures/,phase_map.png credit_heatmap.png) benchmarks/images/
+
+# The episodes that the README shows.
+gifs: $(STAMP)
+	mkdir -p envs/images
+	$(BIN)/python -m envs play walking_robot --policy random --seed 2 --gif envs/images/walking_robot.gif \
+		n_agents=4 horizon=40 delay=12
 
 $(STAMP): setup.cfg constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
