@@ -15,7 +15,7 @@ import torch
 import toy_external as toys
 from torch import Tensor
 
-from envs import external, external_games
+from envs import external_games
 from envs import noise as exogenous
 from envs.base import Env, HasActionMask, KnobError, flatten, repeat, stack, take
 from envs.external import CounterfactualError, External, ExternalState, GameError, open_game
@@ -27,6 +27,7 @@ MAKERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "mpe2 mean": ("mpe2.simple_spread_v3", {"local_ratio": 0.5, "team_reward": "mean", "N": 4, "max_cycles": 9}),
     "pursuit": (toys.pursuit, {}),
     "pursuit sum": (toys.pursuit, {"shared_reward": False, "team_reward": "sum"}),
+    "foraging": ("envs.lbforaging", {"players": 6, "size": 5, "horizon": 12, "penalty": 0.1, "team_reward": "sum"}),
     "toy": (toys.Toy, {}),
     "last step pays": (toys.LastStepPays, {}),
     "crowd": (toys.Crowd, {"team_reward": "sum"}),
@@ -400,13 +401,3 @@ def test_a_package_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     named = open_game("their_package.games:theirs/duel-v3", length=5)
     assert named.horizon == 5
     assert named.counterfactuals == "copy"
-
-
-def test_the_guides_example_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    guide = (Path(external.__file__).parent / "EXTERNAL.md").read_text()
-    (tmp_path / "my_games.py").write_text(guide.split("```python\n")[1].split("```")[0])
-    monkeypatch.syspath_prepend(str(tmp_path))
-    game = open_game("my_games:Carry", n_agents=4)
-    assert (game.n_agents, game.horizon, game.counterfactuals) == (4, 20, "copy")
-    _, _, rewards = play(game)
-    assert rewards.any()
