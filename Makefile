@@ -26,8 +26,10 @@ figures: $(STAMP)
 # The episodes that the README shows.
 gifs: $(STAMP)
 	mkdir -p envs/images
-	$(BIN)/python -m envs play walking_robot --policy random --seed 2 --gif envs/images/walking_robot.gif \
+	$(BIN)/python -m envs play walking_robot --policy random --seed 2 --fps 3 --gif envs/images/walking_robot.gif \
 		n_agents=4 horizon=40 delay=12
+	$(BIN)/python -m envs play rover_grid --policy optimal --seed 2 --fps 2 --gif envs/images/rover_grid.gif \
+		n_agents=4 size=10 n_points=6 horizon=12
 
 $(STAMP): setup.cfg constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -23,7 +23,7 @@ TITLES = 46  # width of the column that names a caption's rows
 CELL = 38  # width of a number
 FASTEST = 50  # frames a second; viewers slow down what is faster
 HELD_MS = 3000  # how long the last frame stays
-COLOURS, EXACT = 160, 64  # in the palette; the most common ones are kept exactly
+COLOURS, EXACT = 200, 64  # in the palette; the most common ones are kept exactly
 
 
 def picture(game: Any, state: Any, caption: Caption) -> Picture:
