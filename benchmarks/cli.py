@@ -23,7 +23,8 @@ from benchmarks.plot import UsageError, parse, redraw
 from benchmarks.sweep import Cell, estimate, missing, run_cells
 from envs.base import MayRefuseBranches
 from marl import tensorboard
-from marl.credit.base import ChainError
+from marl.credit.base import Chain, ChainError
+from marl.experiment import Method
 from marl.results import ResultsError, canonical, cell_id, prepare
 
 if TYPE_CHECKING:
@@ -96,16 +97,29 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
 
 def listing() -> str:
     """Every method with its family, what it needs and what it costs; from the code's own declarations."""
-    robot, spread = (envs.rules(name, n_agents=2) for name in ("walking_robot", "spread"))
     lines = [f"{'method':26s} {'family':10s} chain; needs (+: privileged); counterfactual steps for B episodes"]
     for name, m in METHODS.items():
         parts = []
-        for part in m.credit(spread if "local rewards" in m.needs else robot).parts:
+        for part in _somewhere(m).parts:
             flags = [word for word in ("aligned", "efficient") if getattr(part, word)]
             parts.append(f"{type(part).__name__} ({', '.join(flags) or '-'})")
+        learner = type(m.learner).__name__
+        chain = " > ".join(parts if learner == "Reinforce" else [*parts, learner])
         needs = ", ".join(m.needs) or "nothing"
-        lines.append(f"{name:26s} {m.family:10s} {' > '.join(parts)}; {needs}{'+' if m.privileged else ''}; {m.cost}")
+        lines.append(f"{name:26s} {m.family:10s} {chain}; {needs}{'+' if m.privileged else ''}; {m.cost}")
     return "\n".join(lines)
+
+
+def _somewhere(method: Method) -> Chain:
+    """Its chain, built for a small game that offers what it needs."""
+    refused: ChainError | None = None
+    for name in envs.GAMES:
+        try:
+            return method.credit(envs.rules(name))
+        except ChainError as error:
+            refused = error
+    assert refused is not None
+    raise refused
 
 
 def answer(question: Question, options: Options) -> list[Path]:

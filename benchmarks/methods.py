@@ -44,7 +44,7 @@ def frozen_unit_truth(simulator: Simulator, policy: Policy | None, trajectory: T
 
 
 def unit_effect_truth(simulator: Simulator, policy: Policy | None, trajectory: Trajectory) -> Tensor:
-    """O6 by paired replays: affordable to T of about 20."""
+    """O6 by paired replays."""
     assert policy is not None
     return sampled.unit_effect(simulator, policy, trajectory)
 
@@ -130,5 +130,5 @@ def pick(names: list[str]) -> list[str]:
         if name not in METHODS:
             close = get_close_matches(name, METHODS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"there is no method {name!r}{hint}; the methods are: {'; '.join(METHODS)}")
+            raise ValueError(f"there is no method {name!r}{hint}; --list shows all {len(METHODS)} of them")
     return list(dict.fromkeys(names))

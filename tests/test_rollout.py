@@ -18,6 +18,7 @@ from envs.el_farol import ElFarol
 from envs.gaussian_squeeze import GaussianSqueeze
 from envs.matrix_game import MatrixGame
 from envs.quorum import Quorum
+from envs.rover_grid import RoverGrid
 from envs.spread import Spread
 from envs.walking_robot import WalkingRobot
 from marl.policy import Actor
@@ -43,6 +44,7 @@ GAMES: list[Env[Any]] = [
     GaussianSqueeze(3),
     Quorum(5, 2),
     Cleanup(n_agents=3, waste=4, horizon=8),
+    RoverGrid(n_agents=3, size=5, n_points=2, horizon=6),
     TinyMdp(),
     TinyMdp(n_agents=3, horizon=4, ends=0.3),
     MaskedTiny(),
