@@ -96,6 +96,14 @@ class Learned(Protocol):
         """[T,B,N] what it says now, each row by itself."""
 
 
+@runtime_checkable
+class LearnsEpisodes(Protocol):
+    """An operator that fits whole episodes by a loss of its own."""
+
+    def loss(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
+        """[S] what each seed's gradient steps make smaller; signal: what came in. Asked anew at every step."""
+
+
 Operator: TypeAlias = Callable[..., Credit]
 """An operator yet to be built: a class, or functools.partial(class, knob=value)."""
 
@@ -174,11 +182,13 @@ class Chain(nn.Module):
     ) -> None:
         """Fit every learned part to the signal that came in at it, as `context.fit` says; seeds do not meet.
 
-        Targets are computed once, before the first step, as if by a target network refreshed every update. The
-        simulator is not asked again.
+        Targets are computed once, before the first step, as if by a target network refreshed every update. A part with
+        a loss of its own takes the same number of steps, each on the whole episodes. The simulator is not asked again.
         """
         how, S = self.context.fit, self.context.n_seeds
-        parts = [(part, signal) for part, signal in zip(self.parts, incoming, strict=True) if isinstance(part, Learned)]
+        pairs = list(zip(self.parts, incoming, strict=True))
+        parts = [(part, signal) for part, signal in pairs if isinstance(part, Learned)]
+        wholes = [(part, signal) for part, signal in pairs if isinstance(part, LearnsEpisodes)]
         with torch.no_grad():
             aims = [(part, part.target(trajectory, signal), part.predict(trajectory)) for part, signal in parts]
         for index in schedule(self.context.seeds, trajectory, update, how.passes, how.minibatches, "fit"):
@@ -188,6 +198,8 @@ class Chain(nn.Module):
             for part, target, old in aims:
                 aim, was = (target, old) if index is None else (pick(target, index), pick(old, index))
                 loss = loss + mean_over_live(error(part.predict(rows), aim, was, how.clip), rows.alive, S)
+            for whole, signal in wholes:
+                loss = loss + whole.loss(trajectory, signal)
             loss.sum().backward()
             if how.max_grad_norm is not None:
                 clip_per_seed(list(self.parameters()), S, how.max_grad_norm)
@@ -196,7 +208,7 @@ class Chain(nn.Module):
     @property
     def learns(self) -> bool:
         """Does any part have parameters to fit?"""
-        return any(isinstance(part, Learned) for part in self.parts)
+        return any(True for _ in self.parameters())
 
 
 def centred(x: Tensor, alive: Tensor, n_seeds: int) -> Tensor:
