@@ -17,13 +17,13 @@ Knobs (unit, allowed):
     radius     cells, 0..size // 2 - 1      horizon   steps T, 1 or more
 
 Isolates: tightly coupled spatial credit with travel in between. With fewer than coupling - 1 others near a point, no
-single rover's action changes the reward, and the difference reward is 0 for everyone; D++ (Rahmattalabi, Agogino &
-Tumer 2016) asks what clones of the rover would have earned, and pays V / (clones needed). With more than `coupling`
-rovers near a point the difference is 0 again, since each one could be spared. `reward_with` answers both on the
+single rover's action changes the reward, and the difference reward is 0 for everyone; D++ asks what clones of the rover
+would have earned, and pays V / (clones needed). With more than `coupling` rovers near a point the difference is 0
+again, since each one could be spared. `reward_with` answers both (copies 0 removes, 1 + n adds n clones) on the
 recorded trajectory: who was where, and which points were already paid, stay as recorded.
 Grows harder with coupling (towards N), size / radius and n_points / horizon; N beyond what is needed dilutes.
 
-Source: the rover domain of Agogino & Tumer (2004, 2008) on a grid; Rahmattalabi, Agogino & Tumer, "D++: Structural
+Source: the rover domain of Agogino & Tumer (2004, 2008) on a grid; Rahmattalabi, Chung, Colby & Tumer, "D++: Structural
 credit assignment in tightly coupled multiagent domains" (2016). A unit difference over whole episodes has no simple
 form here, because one move shifts every later position: it is simulated.
 """
@@ -199,8 +199,8 @@ def best_return(n_agents: int, size: int, n_points: int, coupling: int, radius: 
     kinds, counts = _feasible(size, n_points, radius, groups, horizon)
     if bool(kinds[:, -1].all()):
         return MEAN_VALUE * n_points
-    if coupling > 1 and n_agents > coupling:
-        return None  # rovers could swap groups on the way, and nobody has shown that it does not help
+    if not (coupling in (1, n_agents) or (radius == 0 and n_agents < 2 * coupling)):
+        return None  # rovers that swap groups on the way can be faster
     values = torch.tensor(list(product(VALUES, repeat=n_points)), dtype=torch.float64)
     bits = torch.arange(1 << n_points)
     worth = values @ ((bits[None] >> torch.arange(n_points)[:, None]) & 1).double()
@@ -235,8 +235,7 @@ def random_coverage(n_agents: int, size: int, coupling: int, radius: int, horizo
     if coupling > n_agents:
         return 0.0, 0.0
     together = 1 if coupling == 1 else n_agents
-    cells = len(far_cells(size, radius))
-    if size ** (2 * together) * cells * together * horizon <= CELLS:
+    if _is_small(together, size, radius, horizon):
         unpaid = _unpaid_chance(together, size, coupling, radius, horizon)
         return float((1 - unpaid ** (n_agents // together)).mean()), 0.0
     episodes = max(500, min(EPISODES, CELLS // (size * size * horizon)))
@@ -247,6 +246,11 @@ def random_coverage(n_agents: int, size: int, coupling: int, radius: int, horizo
         ]
     )
     return float(share.mean()), float(share.std()) / episodes**0.5
+
+
+def _is_small(rovers: int, size: int, radius: int, horizon: int) -> bool:
+    """May the joint grid of so many rovers be walked, once for each far cell?"""
+    return size ** (2 * rovers) * len(far_cells(size, radius)) * rovers * horizon <= CELLS
 
 
 def _unpaid_chance(rovers: int, size: int, coupling: int, radius: int, horizon: int) -> NDArray[np.float64]:
@@ -370,9 +374,10 @@ class RoverGrid(Env[RoverState]):
         - T >= `sweep_bound` for the points of one group: 2P (closed form).
         - a group for every point: 2P times the share of cells whose square is at most T steps away (closed form).
         - up to 6 points with few enough layouts (4 points at size 8 are): by enumeration of all layouts. 2P if groups
-          can pay each layout in full. If not, and coupling = 1 (every rover alone) or coupling = N (all together), so
-          that groups are no restriction: the mean over layouts and values of the best set of points in reach.
-        - otherwise None: unknown.
+          can pay each layout in full. If not, and groups are no restriction: the mean over layouts and values of the
+          best set of points in reach. They are none for coupling = 1 (every rover alone), for coupling = N (all
+          together), and for N < 2 coupling at radius 0, where some rover walks from each paid point to the next.
+        - otherwise None: unknown, as rovers that swap groups on the way can be faster.
 
         Rovers see all but the clock, and a best walk never comes back to what it saw, so this is reachable too.
         """
