@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-TOOLS = ("cli", "methods", "sweep")
+TOOLS = ("asking", "cli", "methods", "sweep", "trial")
 
 
 def questions() -> dict[str, str]:
