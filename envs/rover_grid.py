@@ -373,7 +373,7 @@ class RoverGrid(Env[RoverState]):
         - N < coupling: 0.
         - T >= `sweep_bound` for the points of one group: 2P (closed form).
         - a group for every point: 2P times the share of cells whose square is at most T steps away (closed form).
-        - up to 6 points with few enough layouts (4 points at size 8 are): by enumeration of all layouts. 2P if groups
+        - up to 6 points with few enough layouts (4 points at size 8 are; seconds, once): by enumeration of them. 2P if groups
           can pay each layout in full. If not, and groups are no restriction: the mean over layouts and values of the
           best set of points in reach. They are none for coupling = 1 (every rover alone), for coupling = N (all
           together), and for N < 2 coupling at radius 0, where some rover walks from each paid point to the next.
@@ -573,7 +573,7 @@ class RoverGrid(Env[RoverState]):
         for p in range(self.n_points):
             self._draw_point(canvas, row, p, cell, present[p])
         self._draw_rovers(canvas, row, cell)
-        point = "point: its value, a pip a rover needed"
+        point = "point: its value, the rovers it needs"
         canvas.legend(canvas.height - 17, [(CALM, "rover"), (ALERT, point), (GOOD, "paid (shaded: watched)")])
         return canvas.array()
 
