@@ -373,9 +373,9 @@ class RoverGrid(Env[RoverState]):
         - N < coupling: 0.
         - T >= `sweep_bound` for the points of one group: 2P (closed form).
         - a group for every point: 2P times the share of cells whose square is at most T steps away (closed form).
-        - up to 6 points with few enough layouts (4 points at size 8 are; seconds, once): by enumeration of them. 2P if groups
-          can pay each layout in full. If not, and groups are no restriction: the mean over layouts and values of the
-          best set of points in reach. They are none for coupling = 1 (every rover alone), for coupling = N (all
+        - up to 6 points with few enough layouts (4 points at size 8 are; it takes seconds, once): by enumeration. 2P if
+          groups can pay each layout in full. If not, and groups are no restriction: the mean over layouts and values
+          of the best set of points in reach. They are none for coupling = 1 (every rover alone), for coupling = N (all
           together), and for N < 2 coupling at radius 0, where some rover walks from each paid point to the next.
         - otherwise None: unknown, as rovers that swap groups on the way can be faster.
 
