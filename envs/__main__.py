@@ -115,22 +115,25 @@ def _show(arguments: Sequence[str]) -> None:
 
 
 def _knob_lines(game: Env[Any]) -> list[str]:
-    """Each knob, its value, its default if another, and the range that stands beside it in the source."""
-    ranges, values = _field_comments(type(game)), _knobs(game)
+    """Each knob, its value, its default if another, and what its game's source says is allowed."""
+    ranges, values = _ranges(type(game)), _knobs(game)
     defaults = _knobs(type(game)())
     shown = {
         knob: repr(value) + ("" if value == defaults[knob] else f" (default {defaults[knob]!r})")
         for knob, value in values.items()
     }
     name, wide = max(map(len, shown)), min(28, max(map(len, shown.values())))
-    title = "knobs" if ranges else "knobs (ranges: in the text above)"
-    return [title, *(f"  {k:<{name}}  {v:<{wide}}  {ranges.get(k, '')}".rstrip() for k, v in shown.items())]
+    return ["knobs", *(f"  {k:<{name}}  {v:<{wide}}  {ranges.get(k, '')}".rstrip() for k, v in shown.items())]
 
 
-def _field_comments(game: type) -> dict[str, str]:
-    """{knob: the comment behind its default}, as written in the class."""
-    found = re.findall(r"^ {4}(\w+): .*= .*?  # (.*)$", inspect.getsource(game), re.MULTILINE)
-    return {knob: words for knob, words in found if knob in {field.name for field in fields(game)}}
+def _ranges(game: type) -> dict[str, str]:
+    """{knob: what is allowed}: the comment behind its default, else its entry in the module's table of knobs."""
+    comments = re.findall(r"^ {4}(\w+): .*= .*?  # (.*)$", inspect.getsource(game), re.MULTILINE)
+    # Entries "name  meaning, allowed", in one or two columns that stand three spaces or more apart.
+    table = re.findall(
+        r"(?:^| {3,})(\w+) {2,}(.+?)(?= {3,}|$)", sys.modules[game.__module__].__doc__ or "", re.MULTILINE
+    )
+    return {**dict(table), **dict(comments)}
 
 
 def _size_lines(game: Env[Any]) -> list[str]:

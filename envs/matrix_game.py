@@ -67,8 +67,8 @@ class MatrixGame(Env[MatrixGameState]):
         KnobError: a payoff that is no name and no such table, or a penalty outside its range.
     """
 
-    payoff: Any = "climbing"
-    penalty: float = -100.0
+    payoff: Any = "climbing"  # climbing, penalty, qtran, two_step, or any table
+    penalty: float = -100.0  # k, -1e6..0; read by "penalty" only
 
     def __post_init__(self) -> None:
         real(self, -1e6, 0.0, "penalty")

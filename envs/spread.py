@@ -109,9 +109,9 @@ class Spread(Env[SpreadState]):
     No optimum is known in closed form, so `optimal_return` and `random_return` are None.
     """
 
-    n_agents: int = 3  # N: agents, and as many landmarks
-    horizon: int = 25  # T
-    local_ratio: float = 0.0  # how much of an agent's own reward is its own collisions (mpe2's default is .5)
+    n_agents: int = 3  # N >= 2: agents, and as many landmarks
+    horizon: int = 25  # T >= 1 steps
+    local_ratio: float = 0.0  # 0..1: how much of an agent's own reward is its own collisions (mpe2's default is .5)
 
     def __post_init__(self) -> None:
         whole(self, 2, None, "n_agents")

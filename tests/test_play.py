@@ -285,7 +285,11 @@ def test_show_tells_all(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_show_puts_the_range_beside_the_knob(capsys: pytest.CaptureFixture[str]) -> None:
-    """The comment behind the field, and the default beside a value that was changed."""
+    """The comment behind the field or the entry in the module's table; the default beside a value that was changed."""
     assert main(["show", "credit/el_farol-v0", "n_agents=9"]) == 0
     out = capsys.readouterr().out
     assert "  n_agents  9 (default 60)  N >= 1" in out and "c >= 0.1 guests" in out
+    assert main(["show", "walking_robot"]) == 0
+    table = capsys.readouterr().out.partition("\nknobs\n")[2]
+    assert "\n  n_decisive         1           moments M, 1..W\n" in table
+    assert "\n  joints_per_moment  1           joints m at each moment, 1..N\n" in table
