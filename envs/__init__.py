@@ -19,6 +19,7 @@ GAMES: dict[str, str] = {
     "cleanup": "envs.cleanup:Cleanup",
     "el_farol": "envs.el_farol:ElFarol",
     "gaussian_squeeze": "envs.gaussian_squeeze:GaussianSqueeze",
+    "key_door": "envs.key_door:KeyDoor",
     "matrix_game": "envs.matrix_game:MatrixGame",
     "quorum": "envs.quorum:Quorum",
     "rover_grid": "envs.rover_grid:RoverGrid",

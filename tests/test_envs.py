@@ -41,6 +41,14 @@ GRID: dict[str, list[dict[str, Any]]] = {
         {"n_agents": 5, "mu": 45, "sigma": 40.0},
         {"n_agents": 150},
     ],
+    "key_door": [
+        {"horizon": 23},
+        {"n_agents": 4, "keys_needed": 2, "horizon": 9, "treasure": 3},
+        {"horizon": 2, "treasure": 0},
+        {"n_agents": 2, "horizon": 4, "apple_probability": 1, "observe_key": True},
+        {"n_agents": 5, "keys_needed": 5, "horizon": 6, "apple_probability": 0},
+        {"n_agents": 2, "horizon": 7, "apple_values": [1, 1], "apple_probability": 0.5},
+    ],
     "matrix_game": [
         {},
         {"payoff": "penalty", "penalty": -20},
