@@ -16,6 +16,7 @@ from envs.base import Env, KnobError
 from envs.parallel import ParallelGame
 
 GAMES: dict[str, str] = {
+    "assembly_line": "envs.assembly_line:AssemblyLine",
     "cleanup": "envs.cleanup:Cleanup",
     "el_farol": "envs.el_farol:ElFarol",
     "gaussian_squeeze": "envs.gaussian_squeeze:GaussianSqueeze",

@@ -27,6 +27,13 @@ from marl.rollout import rollout
 SHORT = {"n_agents": 3, "horizon": 24, "delay": 9, "window": 8}
 
 GRID: dict[str, list[dict[str, Any]]] = {
+    "assembly_line": [
+        {"horizon": 30},
+        {"horizon": 30, "mode": "and"},
+        {"n_agents": 3, "spacing": 0, "inspection": 0, "horizon": 4, "mode": "and", "n_cues": 2},
+        {"n_agents": 5, "spacing": 1, "inspection": 9, "horizon": 14, "n_cues": 7},
+        {"n_agents": 1, "inspection": 2, "horizon": 6},
+    ],
     "cleanup": [
         {},
         {"n_agents": 1, "waste": 1, "apples": 1, "horizon": 4},
