@@ -84,7 +84,7 @@ class External(Env[ExternalState]):
         self._set(face=face, _last=[], _found=not self.horizon)
         self._refuse_default_action()
         self._set(horizon=self._probe(game))
-        verdict = examine(self.make, face)
+        verdict = examine(self.make, face, game)
         self._set(counterfactuals=verdict.mode, why=verdict.why, _masked=face.masked)
         self._set(games=Games(self.make, face, verdict, self.max_games))
         if face.masked:  # only then does this game have the capability

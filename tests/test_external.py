@@ -34,6 +34,7 @@ MAKERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "mask inside": (toys.MaskInside, {}),
     "own state": (toys.HasState, {}),
     "forgets luck": (toys.ForgetsLuck, {}),
+    "remembers episodes": (toys.RemembersEpisodes, {}),
     "generator": (toys.HoldsGenerator, {}),
     "lies when copied": (toys.LiesWhenCopied, {}),
 }
@@ -298,6 +299,22 @@ def test_a_game_that_cannot_go_back_says_so_and_still_plays() -> None:
     assert torch.equal(own, states[-1].rewards), "the rewards of the last step need no second one"
     with pytest.raises(CounterfactualError, match="draw every random number from a generator of the game's own"):
         game.step(states[2], (actions[2] + 1) % 3, torch.zeros(3, 0))
+
+
+def test_games_whose_resets_leak_are_made_anew() -> None:
+    """What was played before must not change an episode; a game of which that is true is used again."""
+    for source, again in ((toys.RemembersEpisodes, False), (toys.Toy, True)):
+        game = open_game(source)
+        assert isinstance(game, External)
+        assert game.games.reuse == again
+        _, _, rewards = play(game)
+        for _ in range(3):
+            assert torch.equal(play(game)[2], rewards)
+    leaky = open_game(toys.RemembersEpisodes)  # the negative control
+    assert isinstance(leaky, External)
+    leaky.games.reuse = True
+    _, _, rewards = play(leaky)
+    assert not torch.equal(play(leaky)[2], rewards)
 
 
 def test_rows_that_have_ended_rest() -> None:

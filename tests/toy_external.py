@@ -188,6 +188,19 @@ class GlobalLuck(Toy):
         return float(np.random.random())
 
 
+class RemembersEpisodes(Toy):
+    """An episode that came to its end changes the luck of those that follow, whatever their seed."""
+
+    played = 0
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        self.played += self.time >= self.length
+        return super().reset(seed, options)
+
+    def luck(self) -> float:
+        return super().luck() + (self.played if self.time > 2 else 0)
+
+
 class EndsByChance(Toy):
     """Ends by itself at a random time, which bounds nothing."""
 
