@@ -107,9 +107,10 @@ def _scale(canvas: Canvas, caption: Caption) -> None:
     if caption.scale == 0:
         canvas.text(MARGIN, y, f"credit: no action changed the return against its {caption.instead}", 11, QUIET, "lm")
         return
-    canvas.text(MARGIN, y, f"credit: gain in return over its {caption.instead}", 11, QUIET, "lm")
+    title = f"credit in {unit}" if unit else "credit"
+    canvas.text(MARGIN, y, f"{title}: gain in return over its {caption.instead}", 11, QUIET, "lm")
     x = float(canvas.width - MARGIN)
-    for word in (f"{ends[1]} {unit}".rstrip(), None, ends[0]):
+    for word in (ends[1], None, ends[0]):
         if word is None:
             x -= 66
             for k in range(60):
