@@ -12,10 +12,12 @@ from tiny_mdp import MaskedTiny, TinyMdp, acting, every_noise, joint_index, lops
 from torch import Tensor
 
 import envs
+from envs.assembly_line import AssemblyLine
 from envs.base import Env, HasActionMask, map_state, take
 from envs.cleanup import Cleanup
 from envs.el_farol import ElFarol
 from envs.gaussian_squeeze import GaussianSqueeze
+from envs.key_door import KeyDoor
 from envs.matrix_game import MatrixGame
 from envs.quorum import Quorum
 from envs.rover_grid import RoverGrid
@@ -45,6 +47,8 @@ GAMES: list[Env[Any]] = [
     Quorum(5, 2),
     Cleanup(n_agents=3, waste=4, horizon=8),
     RoverGrid(n_agents=3, size=5, n_points=2, horizon=6),
+    KeyDoor(2, 1, 6),
+    AssemblyLine(2, 1, 1, 6),
     TinyMdp(),
     TinyMdp(n_agents=3, horizon=4, ends=0.3),
     MaskedTiny(),
