@@ -15,7 +15,12 @@ FILES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 SERVICES = {"marl.results", "marl.statistics", "marl.metrics"}
-LAYERS = ({"types"}, {"rollout", "networks", "minibatch"}, {"policy", "critic", "mixing"}, {"credit", "learn", "oracle"})
+LAYERS = (
+    {"types"},
+    {"rollout", "networks", "sequence", "minibatch"},
+    {"policy", "critic", "mixing", "hindsight"},
+    {"credit", "learn", "oracle"},
+)
 FACE = {"envs", "envs.base", "envs.noise", "envs.parallel", "envs.external", "envs.check"}  # what marl may name of envs
 THIRD_PARTY = {"envs": {"torch", "numpy", "pettingzoo", "gymnasium"}, "marl": {"torch", "numpy", "pettingzoo"}}
 
