@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from benchmarks.asking import (
     run_main,
     work_through,
 )
+from benchmarks.figures.credit_scoreboard import MIDDLE, PARTS, TRUTH, at_stage, defined
 from benchmarks.methods import METHODS, rank
 from benchmarks.sweep import game_knobs, missing
 from benchmarks.trial import CONTROLS, MARKS, NEUTRAL, PROGRESS, Stage, control_fits, fitted, kinds, stages
@@ -40,14 +41,9 @@ from marl.results import Row, cell_id, credit_columns, prepare, read, write_cell
 from marl.rollout import rollout
 from marl.statistics import iqm
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Scores = dict[str, NDArray[np.float64]]
 
-TRUTH = next(iter(CONTROLS))
 SHOWN = 3  # failed episodes whose credit maps are stored
-SHOWN_STAGE = 1  # half-way: there is still failure, and already skill
 FINAL_EPISODES = 320
 CALIBRATION = 3  # batches that are timed to estimate the rest
 TRUTH_SECONDS = 4.0  # policies and truths of a game, about; the larger games of the table take more
@@ -152,8 +148,12 @@ GAMES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("el_farol", {"n_agents": 4, "n_nights": 3, "capacity": 1.0}),
     ("gaussian_squeeze", {"n_agents": 4}),
     ("quorum", {"n_agents": 6, "quorum": 3}),
+    ("key_door", {"n_agents": 2, "horizon": 9}),
+    ("assembly_line", {"n_agents": 3, "spacing": 1, "inspection": 2, "horizon": 8, "n_cues": 2}),
+    ("cleanup", {"n_agents": 2, "waste": 2, "apples": 2, "horizon": 10}),
     ("walking_robot", {"n_agents": 3, "horizon": 8, "delay": 2, "window": 4, "n_cues": 3}),
     ("walking_robot", {"n_agents": 6, "horizon": 24, "delay": 10, "window": 8}),
+    ("rover_grid", {"n_agents": 2, "size": 4, "n_points": 2, "horizon": 8}),
     ("spread", {"n_agents": 2, "horizon": 10}),
 )
 """Sizes at which the truth is exact, or sampled to within a few percent in seconds. A new game is one line here."""
@@ -243,9 +243,11 @@ def run_cell(cell: Cell, folder: Path) -> None:
         for metric, values in found.items():
             for seed, value in enumerate(values):
                 rows.append(Row(seed, stage.steps, int(steps[seed]), spent, metric, float(value)))
-        if k == SHOWN_STAGE:
+        if k == MIDDLE:
             shown = maps(stage, credits[kinds(cell.loaded)[2]])
-    if cell.method in METHODS:
+    if cell.method in CONTROLS:
+        shown = None  # on the same page as the methods they would only crowd it
+    else:
         rows += final(cell)
     write_cell(folder, cell.config, rows, shown)
 
@@ -404,11 +406,9 @@ def answer(options: Options) -> None:
     report(folder, ids, final_table(folder, ids))
 
 
-WHICH = "O5_split_which"
+WHICH = PARTS["which"]
 COLUMNS = {
-    "who": "O5_split_who",
-    "when": "O5_split_when",
-    "which": WHICH,
+    **PARTS,
     "learning": "O3_credit_pearson",
     "sign": "O3_sign_accuracy",
     "leak": "O3_null_leakage",
@@ -421,7 +421,7 @@ COLUMNS = {
 
 def final_table(folder: Path, cells: set[str]) -> str:
     """Methods x scores, half-way through training: the interquartile mean over seeds and games."""
-    rows = middle_stage(read(folder, cells))
+    rows = at_stage(read(folder, cells), MIDDLE)
     rows = rows.assign(metric=rows["metric"].str.replace(r"^O[68]_", "", regex=True))
     lines = ["", "half-way through training, interquartile means over seeds and games (-: undefined throughout);"]
     lines += [
@@ -437,24 +437,9 @@ def final_table(folder: Path, cells: set[str]) -> str:
         values = [float(iqm(mine[mine["metric"] == name]["value"])) for name in COLUMNS.values()]
         words = ["-" if np.isnan(v) else f"{v:z.2f}" for v in values]
         steps = mine[mine["metric"] == WHICH]["simulator_steps"].mean()
-        words += [f"{defined(rows, method):.0%}", f"{steps:,.0f}"]
+        words += [f"{defined(rows, method, WHICH):.0%}", f"{steps:,.0f}"]
         lines.append(f"{method:26s}" + "".join(f"{word:>9s}" for word in words))
     return "\n".join(lines)
-
-
-def defined(rows: pd.DataFrame, method: str) -> float:
-    """Of the episodes in which the truth has a `which`, the share in which the method has one, in the same games."""
-    rows = rows[rows["metric"] == f"{WHICH}_defined"]
-    mine, truth = rows[rows["method"] == method], rows[rows["method"] == TRUTH]
-    possible = truth[truth["knobs"].isin(set(mine["knobs"]))]["value"].sum()
-    return float(mine["value"].sum() / possible) if possible else float("nan")
-
-
-def middle_stage(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each game's second stage."""
-    judged = rows[~rows["metric"].str.startswith("final_")]
-    order = judged.groupby(["game", "knobs"])["env_steps"].rank("dense")
-    return judged[order == 1 + SHOWN_STAGE]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

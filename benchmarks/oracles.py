@@ -52,7 +52,7 @@ class Cell:
     knobs: dict[str, Any]
     ways: tuple[str, ...] = ("exact", "sampled")  # agreement: the first is taken as true
     replays: tuple[int, ...] = REPLAYS
-    episodes: tuple[int, ...] = (128,)
+    episodes: tuple[int, ...] = (256,)
 
     @cached_property
     def loaded(self) -> Env[Any]:

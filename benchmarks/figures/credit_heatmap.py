@@ -21,6 +21,7 @@ from marl import results
 if TYPE_CHECKING:
     import pandas as pd
 
+CROWD = 16  # panels from which on they stand in four columns
 EPS = 0.05  # a culprit's truth is below -EPS of the episode's largest (marl.metrics says the same of scores)
 
 
@@ -67,12 +68,12 @@ def draw(
     delay: int | None = None,
     seed: int | None = None,
     episode: int | None = None,
-    columns: int = 2,
+    columns: int | None = None,
 ) -> Figure:
     """Panels [N, T], each divided by its own largest |value|; where methods saw different walks, truths alternate.
 
     Left open, the setting is the largest delay with a failed episode at the middle team size, and the walk the first
-    failed one that the most methods share. Raises ValueError when no failed episode fits what was asked for.
+    failed one that the most methods share; there are 2 columns, or 4 where panels are many. Raises ValueError when no failed episode fits what was asked for.
     """
     wanted = {"n_agents": n_agents, "delay": delay, "seed": seed, "episode": episode}
     asked = {key: value for key, value in wanted.items() if value is not None}
@@ -90,7 +91,13 @@ def draw(
         panels.append(Panel(look.label, look.family_colour, walk, walk.value))
     absent = [look.name for look in style.looks(here) if look.name not in chosen]
     shown = [c for c in data.configs if c["game"] == game and results.canonical(c["knobs"]) == knobs]
-    return _page(data._replace(configs=shown), panels, min(columns, len(panels)), label, absent)
+    return _page(
+        data._replace(configs=shown),
+        panels,
+        min(columns or (2 if len(panels) <= CROWD else 4), len(panels)),
+        label,
+        absent,
+    )
 
 
 def _page(data: Data, panels: list[Panel], columns: int, label: str, absent: list[str]) -> Figure:
