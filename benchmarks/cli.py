@@ -76,6 +76,8 @@ class Question:
     steps: tuple[int, int] = (500_000, 200_000)  # full, quick
     episodes: tuple[int, int] | None = None  # in place of steps, where horizons differ: equally many whole episodes
     seeds: tuple[int, int] = (30, 5)
+    quick_methods: tuple[str, ...] = ()  # in place of `methods` with --quick; none: the same
+    too_much: Callable[[str, dict[str, Any], str], str] = lambda game, knobs, method: ""  # why a default is left out
 
 
 def main(question: Question, arguments: Sequence[str] | None = None) -> int:
@@ -155,7 +157,8 @@ def plan(question: Question, options: Options) -> list[Cell]:
     chosen = [name.strip() for text in options.methods for name in text.split(",") if name.strip()]
     if options.methods and not chosen:
         raise UsageError(f"--methods {' '.join(options.methods)!r} names no method (see --list)")
-    names = pick(chosen) if chosen else list(question.methods)
+    own = (options.quick and question.quick_methods) or question.methods
+    names = pick(chosen) if chosen else list(own)
     settings = question.settings(options.quick)
     if options.env is not None:
         name = envs.game_id(options.env) if options.env in envs.GAMES else options.env
@@ -170,7 +173,8 @@ def plan(question: Question, options: Options) -> list[Cell]:
             episodes = question.episodes[options.quick]
             steps, budget = episodes * loaded.horizon, f"{episodes} episodes"
         evaluation = OUTSIDE_EVALUATION if outside else EVALUATION
-        cells += [Cell(question.name, game, knobs, m, seeds, steps, options.threads, evaluation, budget) for m in names]
+        mine = [m for m in names if chosen or not question.too_much(game, knobs, m)]
+        cells += [Cell(question.name, game, knobs, m, seeds, steps, options.threads, evaluation, budget) for m in mine]
     if not chosen:
         return _fitting(cells)
     for cell in cells:
