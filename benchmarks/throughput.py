@@ -1,14 +1,17 @@
-"""How fast? Steps per second of every game's rules beside mpe2's own stepping, and of training."""
+"""How fast? Steps per second of every game's rules beside mpe2's own stepping, of training, and what credit costs."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 import envs
@@ -17,20 +20,32 @@ from benchmarks.methods import METHODS, pick
 from benchmarks.plot import UsageError, parse
 from envs.base import Env
 from envs.noise import uniform
+from marl.credit.base import Context
+from marl.credit.spatial.difference import Difference
 from marl.experiment import Experiment, learn
+from marl.oracle import baseline_of, closed, natural_baseline
+from marl.rollout import rollout
 
-PARTS = ("rules", "training")
+PARTS = ("rules", "training", "cost")
 STEPS = 200  # steps of a small batch that one timing takes
 ROWS = 1 << 17  # ... and rows of a large one, so that every timing has some milliseconds
 AT = 1024  # the batch at which games are compared
+COST_ROWS = 500  # environment steps of a batch whose credit is timed
+COSTED = (
+    ("el_farol", "replayed"),
+    ("el_farol", "closed form"),
+    ("walking_robot", "replayed"),
+    ("walking_robot", "closed form"),
+)
+"""Games and ways whose cost is measured against N: a one-shot game and one of a hundred steps."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time the rules of games (a step and what all agents then see) and whole updates of training."""
+    """Time the rules of games (a step and what all agents then see), updates of training, and credit against N."""
 
     what: tuple[str, ...] = PARTS
-    """rules, training"""
+    """rules, training, cost"""
     games: tuple[str, ...] = tuple(envs.GAMES)
     """games whose rules are timed, with their default knobs"""
     batches: tuple[int, ...] = (1, 64, 1024, 4096)
@@ -41,6 +56,10 @@ class Arguments:
     """team sizes in training"""
     seeds: tuple[int, ...] = (1, 5, 10)
     """numbers of seeds trained at once"""
+    sizes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
+    """team sizes at which the cost of credit is measured"""
+    figure: Path | None = None
+    """PNG file for the figure of the cost part (default: none is drawn)"""
     updates: int = 20
     """updates timed in each repeat of training"""
     repeats: int = 5
@@ -142,12 +161,121 @@ def report_training(arguments: Arguments) -> None:
                 print(f"{method:24s} {n:4d} {s:6d} {rate:12,.0f}  {ratio:.2f}", flush=True)
 
 
+class Cost(NamedTuple):
+    """What credit for one batch of episodes took, an environment step."""
+
+    seconds: float  # wall-clock, the fastest of the repeats: the least disturbed
+    steps: float  # simulator steps charged
+
+
+def cost_timer(game: Env[Any], way: str) -> tuple[Callable[[], float], Callable[[], float]]:
+    """(seconds an environment step, simulator steps an environment step) of one way to difference rewards.
+
+    Ways: "replayed", the operator: r_t with each agent's action replaced by its default, asked of the simulator.
+    "closed form": the game's own answer, to the end of the episode (O8) where there is more than one step.
+    """
+    trajectory = rollout(game, None, max(4, COST_ROWS // game.horizon))
+    context, alive = Context(game), int(trajectory.alive.sum())
+    simulator, credit = context.simulator, Difference(context)
+    baseline = baseline_of(game, natural_baseline(game), trajectory.action.device)
+    asked: list[float] = []
+
+    def seconds() -> float:
+        before, start = int(simulator.steps.sum()), time.perf_counter()
+        with torch.inference_mode():
+            if way == "closed form":
+                closed.closed_difference(simulator, trajectory, baseline)
+            else:
+                credit(trajectory, trajectory.reward)
+        spent = time.perf_counter() - start
+        asked.append((int(simulator.steps.sum()) - before) / alive)
+        return spent / alive
+
+    return seconds, lambda: asked[-1]
+
+
+def costs(sizes: Sequence[int], repeats: int) -> dict[tuple[str, str], list[Cost]]:
+    """(game, way) -> one Cost a team size; repeats are interleaved over sizes."""
+    out: dict[tuple[str, str], list[Cost]] = {}
+    for name, way in COSTED:
+        timers = [cost_timer(envs.rules(name, n_agents=n), way) for n in sizes]
+        for seconds, _ in timers:
+            seconds()  # warm up
+        times = [[seconds() for seconds, _ in timers] for _ in range(repeats)]
+        least = [min(column) for column in zip(*times, strict=True)]
+        out[name, way] = [Cost(m, steps()) for m, (_, steps) in zip(least, timers, strict=True)]
+    return out
+
+
+def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """p of the power law c N^p nearest to the values on a log-log scale; NaN for a single size."""
+    if len(sizes) < 2:
+        return math.nan
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def report_costs(arguments: Arguments) -> None:
+    """Difference rewards against N: simulator steps and time an environment step, each with its fitted exponent."""
+    sizes = sorted(set(arguments.sizes))
+    found = costs(sizes, arguments.repeats)
+    print("cost of difference rewards an environment step, and p in cost ~ N^p")
+    heads = "".join(f"{f'N={n}':>10s}" for n in sizes)
+    print(f"{'game':18s} {'way':12s} {'':16s}{heads}{'p':>8s}")
+    for (name, way), line in found.items():
+        for what, unit in (("steps", 1.0), ("seconds", 1e6)):
+            numbers = [getattr(cost, what) * unit for cost in line]
+            label = "simulator steps" if what == "steps" else "microseconds"
+            cells = "".join(f"{x:10,.4g}" for x in numbers)
+            print(f"{name:18s} {way:12s} {label:16s}{cells}{exponent(sizes, numbers):8.2f}", flush=True)
+    print()
+    if arguments.figure is not None:
+        draw_costs(sizes, found, arguments, arguments.figure)
+        print(f"figure: {arguments.figure}")
+
+
+def draw_costs(
+    sizes: Sequence[int], found: dict[tuple[str, str], list[Cost]], arguments: Arguments, path: Path
+) -> None:
+    """Two panels, simulator steps and time, on log-log scales; the slope is the exponent."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from benchmarks.figures import style
+
+    hues = {"replayed": style.COLOURS["spatial"][0], "closed form": style.COLOURS["joint"][0]}
+    marks = dict(zip(dict.fromkeys(name for name, _ in found), "os^", strict=False))
+    with mpl.rc_context(style.RC):
+        figure = Figure(figsize=(style.PAGE, 2.7), layout="constrained")
+        panels = figure.subplots(1, 2)
+        titles = ("simulator steps charged an environment step", "microseconds an environment step")
+        for axes, what, unit, title in zip(panels, ("steps", "seconds"), (1.0, 1e6), titles, strict=True):
+            for (name, way), line in found.items():
+                numbers = [getattr(cost, what) * unit for cost in line]
+                label = f"{name}, {way}: N^{exponent(sizes, numbers):.2f}"
+                how: dict[str, Any] = {"color": hues[way], "marker": marks[name], "markersize": 3.5, "label": label}
+                axes.plot(sizes, numbers, linestyle="-" if way == "replayed" else "--", **how)
+            axes.set(xscale="log", yscale="log", xlabel="agents N", title=title)
+            axes.set_xticks(sizes, [str(n) for n in sizes])
+            axes.minorticks_off()
+            axes.grid(linewidth=0.3, color="#dddddd")
+            axes.legend(loc="upper left")
+        figure.supxlabel(
+            f"Difference rewards of uniformly random play, about {COST_ROWS:,} environment steps a batch; the fastest of "
+            f"{arguments.repeats} interleaved repeats, {arguments.threads} torch threads, torch {torch.__version__}. "
+            "Replayed: reward\ndifferences r(a) - r(a with i on its default). Closed form: the game's own, charged the steps "
+            "that it replaces; in walking_robot differences of all that is left of the episode.",
+            fontsize=5,
+            color="#555555",
+        )
+        figure.savefig(path, dpi=200)
+
+
 def check(chosen: Arguments) -> None:
     """Refuse, before any work, what cannot be timed."""
     for knob in ("updates", "repeats", "threads"):
         if getattr(chosen, knob) < 1:
             raise UsageError(f"--{knob} {getattr(chosen, knob)} is not allowed; it must be 1 or more")
-    for knob in ("batches", "n_agents", "seeds"):
+    for knob in ("batches", "n_agents", "sizes", "seeds"):
         if not getattr(chosen, knob) or min(getattr(chosen, knob)) < 1:
             raise UsageError(f"--{knob.replace('_', '-')} takes whole numbers, 1 or more")
     for word in chosen.what:
@@ -168,6 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report_rules(chosen)
         if "training" in chosen.what:
             report_training(chosen)
+        if "cost" in chosen.what:
+            report_costs(chosen)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
