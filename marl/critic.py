@@ -213,3 +213,11 @@ class JointValue(nn.Module):
         T, B, _ = trajectory.action.shape
         view = self.game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
         return self.of(view, trajectory.action[:, :, None])[..., 0]
+
+
+def situation(game: Env[Any], trajectory: Trajectory) -> Tensor:
+    """[T,B,critic_size + N A]: what a central network may read of each step, critic_view and one-hot actions."""
+    T, B, _ = trajectory.action.shape
+    view = game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
+    taken = nn.functional.one_hot(trajectory.action, game.n_actions).to(view.dtype)
+    return torch.cat((view, taken.flatten(2)), -1)

@@ -104,6 +104,14 @@ class LearnsEpisodes(Protocol):
         """[S] what each seed's gradient steps make smaller; signal: what came in. Asked anew at every step."""
 
 
+@runtime_checkable
+class Tracks(Protocol):
+    """An operator that keeps something of every batch it is trained on, besides what gradient steps fit."""
+
+    def track(self, trajectory: Trajectory, signal: Tensor) -> None:
+        """Take a training batch in, once, after its credit was given out and before anything is fitted to it."""
+
+
 Operator: TypeAlias = Callable[..., Credit]
 """An operator yet to be built: a class, or functools.partial(class, knob=value)."""
 
@@ -172,10 +180,8 @@ class Chain(nn.Module):
         with torch.no_grad():
             for part in self.parts:
                 incoming.append(signal)
-                signal = part(trajectory, signal)
-            alive = trajectory.alive.reshape(*trajectory.alive.shape, *[1] * (signal.dim() - 2))
-            credit = torch.where(alive, signal, torch.zeros((), dtype=signal.dtype, device=signal.device))
-        return credit, incoming
+                signal = live_only(part(trajectory, signal), trajectory.alive)
+        return signal, incoming
 
     def fit(
         self, optimizer: torch.optim.Optimizer, trajectory: Trajectory, incoming: list[Tensor], update: int
@@ -187,6 +193,11 @@ class Chain(nn.Module):
         """
         how, S = self.context.fit, self.context.n_seeds
         pairs = list(zip(self.parts, incoming, strict=True))
+        for part, signal in pairs:
+            if isinstance(part, Tracks):
+                part.track(trajectory, signal)
+        if not any(True for _ in self.parameters()):
+            return
         parts = [(part, signal) for part, signal in pairs if isinstance(part, Learned)]
         wholes = [(part, signal) for part, signal in pairs if isinstance(part, LearnsEpisodes)]
         with torch.no_grad():
@@ -207,8 +218,24 @@ class Chain(nn.Module):
 
     @property
     def learns(self) -> bool:
-        """Does any part have parameters to fit?"""
-        return any(True for _ in self.parameters())
+        """Does any part take something from the batches it is trained on?"""
+        return any(True for _ in self.parameters()) or any(isinstance(part, Tracks) for part in self.parts)
+
+
+def live_only(x: Tensor, alive: Tensor) -> Tensor:
+    """x [T,B,...], 0 at dead steps; alive [T,B]."""
+    live = alive.reshape(*alive.shape, *[1] * (x.dim() - 2))
+    return torch.where(live, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def as_signal(heads: Tensor, like: Tensor) -> Tensor:
+    """N heads of a network [T,B,N] as a signal of the kind of `like`: per agent each its own, for a team their mean."""
+    return heads.mean(-1) if like.dim() == 2 else heads
+
+
+def mean_over_episodes(x: Tensor, n_seeds: int) -> Tensor:
+    """[S] mean over a seed's episodes (and agents): x [B] or [B,N]."""
+    return x.unflatten(0, (n_seeds, -1)).flatten(1).mean(1)
 
 
 def centred(x: Tensor, alive: Tensor, n_seeds: int) -> Tensor:

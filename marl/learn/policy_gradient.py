@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.base import Env
 from marl.minibatch import pick, schedule, subset
@@ -118,9 +118,9 @@ class Ppo(PolicyGradient):
         actor.track(trajectory.obs, trajectory.alive)
 
 
-def adam(parameters: object, lr: float) -> torch.optim.Optimizer:
-    """Adam over a population: its state is elementwise, so seeds stay apart."""
-    return torch.optim.Adam(parameters, lr=lr, fused=True)  # type: ignore[arg-type]
+def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """Adam over a population, perhaps an empty one: its state is elementwise, so seeds stay apart."""
+    return torch.optim.Adam([{"params": list(parameters)}], lr=lr, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float, anneal: bool, done: float) -> None:
