@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -23,12 +23,14 @@ from tiny_mdp import (
 )
 from torch import Tensor
 
+from envs.base import Env, Step
 from marl.credit.base import Chain, ChainError, Context, LearnsEpisodes, Operator, reward_to_go
 from marl.credit.joint.agent_cocoa import AgentCocoa, AgentCocoaTaken
 from marl.credit.spatial.team import Team
 from marl.credit.temporal.cocoa import Cocoa
 from marl.credit.temporal.hca import HcaReturn, HcaState, binned
 from marl.credit.temporal.monte_carlo import MonteCarlo
+from marl.credit.temporal.n_step import NStep
 from marl.credit.temporal.noise_baseline import NoiseBaseline, to_come
 from marl.rollout import play, rollout
 from marl.types import Noise, Trajectory
@@ -357,7 +359,7 @@ def test_pairs_are_later_live_steps() -> None:
     """Every t is fitted to live steps behind it, all of them in the long run; the last live step to none."""
     game = TinyMdp(1, 5, ends=0.3)
     tau = rollout(game, None, 300)
-    k, real = Cocoa(Context(game)).contribution._drawn(tau)
+    k, real = Cocoa(Context(game), pairs=4).contribution._drawn(tau)
     assert k.shape == real.shape == (5, 4, 300)
     seen = set()
     for t, p, b in real.nonzero().tolist():
@@ -468,3 +470,108 @@ def test_the_noise_to_come() -> None:
     for t, k in product(range(4), range(4)):
         want = 2 * noise[t + k] - 1 if t + k < 4 else torch.zeros(3, 2)
         assert torch.equal(found[t, :, k], want)
+
+
+# The toys of Harutyunyan et al. 2019.
+
+
+class Fork(NamedTuple):
+    """Where the first action led."""
+
+    t: Tensor  # [B] int64
+    good: Tensor  # [B] bool
+    shown: Tensor  # [B] what later steps show of it, its dtype is the game's
+
+
+@dataclass(frozen=True)
+class Toy(Env[Fork]):
+    """One agent chooses once, 1 being better; `wait` noisy steps later the place that it led to shows itself and pays.
+
+    Delayed effect: places pay -1 and 1, and the waiting steps pay noise. Ambiguous bandit: wait=0, places pay 1 and 2
+    with noise of their own, and with probability `slip` the action leads to the other one.
+    """
+
+    wait: int = 4
+    pay: tuple[float, float] = (-1.0, 1.0)
+    slip: float = 0.0
+    noise_between: float = 0.0
+    noise_at_end: float = 0.0
+
+    n_agents: ClassVar[int] = 1
+    n_actions: ClassVar[int] = 2
+    default_action: ClassVar[int] = 0
+    reset_noise_size: ClassVar[int] = 0
+    step_noise_size: ClassVar[int] = 1
+    horizon = property(lambda self: self.wait + 2)
+    obs_size = property(lambda self: self.horizon + 2)
+    critic_size = property(lambda self: self.horizon + 2)
+
+    def reset(self, noise: Tensor) -> Fork:
+        zero = noise.new_zeros(len(noise))
+        return Fork(zero.long(), zero.bool(), zero)
+
+    def step(self, state: Fork, action: Tensor, noise: Tensor) -> Step[Fork]:
+        u, last = noise[:, 0], state.t == self.horizon - 1
+        good = torch.where(state.t == 0, (action[:, 0] == 1) ^ (u < self.slip), state.good)
+        luck = (u - 0.5) * 12**0.5  # of deviation 1
+        mean = torch.where(good, self.pay[1], self.pay[0])
+        paid = torch.where(last, mean + self.noise_at_end * luck, self.noise_between * luck)
+        paid = torch.where((state.t == 0) | (state.t >= self.horizon), 0, paid).to(u.dtype)
+        return Step(Fork(state.t + 1, good, state.shown), paid, state.t >= self.horizon)
+
+    def observe(self, state: Fork) -> Tensor:
+        return self.critic_view(state)[:, None]
+
+    def critic_view(self, state: Fork) -> Tensor:
+        when = torch.nn.functional.one_hot(state.t.clamp(max=self.horizon), self.horizon + 1)[:, :-1]
+        place = torch.stack((state.good, ~state.good), -1) & (state.t == self.horizon - 1)[:, None]
+        return torch.cat((when, place), -1).to(state.shown.dtype)
+
+
+def first_gradient(game: Toy, *chain: Operator) -> Tensor:
+    """[S, episodes] each fresh episode's gradient in the log-odds of the first choice, at even odds.
+
+    What the chain learns was fitted to other episodes of the same policy.
+    """
+    seeds = tuple(range(10))
+    built = Chain(chain, Context(game, seeds))
+    optimizer = torch.optim.Adam(built.parameters(), lr=0.01) if built.learns else None
+    for k in range(40 if optimizer is not None else 0):
+        batch = rollout(game, None, 32, seeds, first_episode=32 * k)
+        built.fit(optimizer, batch, built.trace(batch)[1], k)  # type: ignore[arg-type]
+    tau = rollout(game, None, 500, seeds, purpose="judge")
+    w = built.assign(tau)[0, :, 0]
+    g = (w[:, 1] - w[:, 0]) / 4 if w.dim() == 2 else w * (tau.action[0, :, 0] - 0.5)
+    return g.unflatten(0, (len(seeds), -1))
+
+
+def clarity(gradient: Tensor) -> Tensor:
+    """[S] log of the signal-to-noise of one episode: (mean^2 / variance)."""
+    return (gradient.mean(1).square() / gradient.var(1)).log()
+
+
+def interval(x: Tensor) -> tuple[float, float]:
+    """95 % of the mean over seeds."""
+    half = 1.96 * float(x.std()) / len(x) ** 0.5
+    return float(x.mean()) - half, float(x.mean()) + half
+
+
+def test_delayed_effect() -> None:
+    """Noise on the way drowns the return, not what the last place tells; and no value of a place that hides it helps.
+
+    State HCA's gradient is clearer than the return's by an order of magnitude, and TD(0)'s has next to no mean.
+    """
+    game = Toy(4, noise_between=2.0)
+    back, plain = first_gradient(game, Team, HcaState), first_gradient(game, Team, MonteCarlo)
+    assert interval(clarity(back) - clarity(plain))[0] > 1.5
+    td = first_gradient(game, Team, NStep)
+    assert interval(back.mean(1))[0] > 0.3 and interval(plain.mean(1))[0] > 0.3  # the truth is 0.5
+    assert interval(td.mean(1).abs())[1] < 0.1
+
+
+def test_ambiguous_bandit() -> None:
+    """Two places whose noisy pays overlap: hindsight given the return is clearer than the return minus its mean."""
+    game = Toy(0, (1.0, 2.0), slip=0.1, noise_at_end=1.5)
+    back, plain = first_gradient(game, Team, HcaReturn), first_gradient(game, Team, MonteCarlo)
+    assert interval(clarity(back) - clarity(plain))[0] > 0
+    assert interval(back.mean(1))[0] > 0.05 and interval(plain.mean(1))[0] > 0.1  # the truth is 0.2

@@ -25,7 +25,7 @@ class AgentCocoa(Credit):
     aligned, efficient = False, False
     needs = ("model", "policy")
 
-    def __init__(self, context: Context, outcome: str = "reward", pairs: int = 4, exact: Exact | None = None) -> None:
+    def __init__(self, context: Context, outcome: str = "reward", pairs: int = 1, exact: Exact | None = None) -> None:
         super().__init__(context)
         check_choice(self, "outcome", outcome, OUTCOMES)
         self.contribution = Contribution(self, outcome, True, pairs, exact)
@@ -56,7 +56,7 @@ class AgentCocoaTaken(Credit):
         context: Context,
         outcome: str = "reward",
         floor: float = 0.1,
-        pairs: int = 4,
+        pairs: int = 1,
         exact: Exact | None = None,
     ) -> None:
         super().__init__(context)

@@ -29,7 +29,7 @@ class Cocoa(Credit):
         context: Context,
         outcome: str = "reward",
         central: bool = False,
-        pairs: int = 4,
+        pairs: int = 1,
         exact: Exact | None = None,
     ) -> None:
         super().__init__(context)

@@ -30,7 +30,7 @@ class HcaState(Credit):
     aligned, efficient = False, False
     needs = ("model", "policy")
 
-    def __init__(self, context: Context, central: bool = False, pairs: int = 4, exact: Exact | None = None) -> None:
+    def __init__(self, context: Context, central: bool = False, pairs: int = 1, exact: Exact | None = None) -> None:
         super().__init__(context)
         self.contribution = Contribution(self, "state", central, pairs, exact)
 
