@@ -210,11 +210,10 @@ class KeyDoor(Env[KeyDoorState]):
 
     def local_rewards(self, state: KeyDoorState, action: Tensor, noise: Tensor) -> Tensor:
         """[B,N]: the own apple, (23/T) v/N, and an equal share of the treasure for each key; they sum to r."""
-        keys = state.key.sum(-1)
-        share = state.key / keys.clamp(min=1)[:, None] * self._opens(state, keys)[:, None]
-        scale = SCALE / self.horizon
-        own = self._eats(state, action, noise)
-        return own * (scale / self.n_agents) + share.to(own.dtype) * (scale * self.treasure)
+        own, keys = self._eats(state, action, noise), state.key.sum(-1)
+        finders = (state.key & self._opens(state, keys)[:, None]).to(own.dtype)
+        share = finders / keys.clamp(min=1)[:, None]
+        return SCALE / self.horizon * (own / self.n_agents + share * self.treasure)
 
     # --- all the luck there is ---------------------------------------------------------------------------------
 
