@@ -225,7 +225,9 @@ class AssemblyLine(Env[LineState]):
         left, right, top = 96.0, canvas.width - 60.0, HEADER + 22.0
         pitch = (right - left) / slots
         canvas.text((left + right) / 2, top - 8, "products move this way", 11, QUIET, "ms")
-        canvas.text(right + 6, top + row * shown / 2, "leave", 12, INK, "lm")
+        canvas.text(right + 6, top + row * shown / 2, "exit", 12, INK, "lm")
+        if shown < self.n_agents:
+            canvas.text(canvas.width - 12, 31, f"{self.n_agents - shown} more stations not shown", 11, QUIET, "ra")
         for i in range(shown):
             y, busy = top + i * row, bool(self._busy(state.t)[0, i])
             cue = str(int(state.cue[0, i])) if busy else "-"

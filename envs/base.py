@@ -224,7 +224,7 @@ class MayRefuseBranches(Protocol):
 
 @runtime_checkable
 class HasScriptedPolicy(Protocol):
-    """A hand-written policy attains `reachable_return` (`optimal_return` where none is given)."""
+    """A hand-written policy attains `reachable_return` (`optimal_return` where none is given), or is good at least."""
 
     def scripted_action(self, state: Any) -> Tensor:
         """[B,N] int64; reads of the state only what each agent can observe, unless the game says otherwise."""

@@ -275,7 +275,7 @@ class Cleanup(Env[CleanupState]):
                 canvas.line([(left + wide * k / self.waste, top), (left + wide * k / self.waste, top + 28)], PAPER, 1)
         half = left + wide / 2
         canvas.line([(half, top - 4), (half, top + 32)], INK, 3)
-        canvas.text(half, top - 9, "nothing grows from here on", 12, INK, "ms")
+        canvas.text(half, top - 9, "nothing grows with this much waste or more", 12, INK, "ms")
         top += 68
         now = self._growth_now(w)
         canvas.text(12, top + 6, "growth", 13, INK, "lm")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -161,6 +162,39 @@ class Spread(Env[SpreadState]):
     def local_rewards(self, state: SpreadState, action: Tensor, noise: Tensor) -> Tensor:
         """[B,N]: r_i, whose mean is the team reward."""
         return self._rewards(self._move(state, action))
+
+    def scripted_action(self, state: SpreadState) -> Tensor:
+        """[B,N]: fly to the landmarks that all together are nearest, and brake in time. Good, not proven best.
+
+        Reads what every agent observes. Left alone an agent still drifts by DT v / DAMPING; a push moves it .2 in
+        all, so it is given where the drift would miss by more than half of that, along the worse axis.
+        """
+        goal = state.landmark.gather(1, self._nearest(state)[..., None].expand_as(state.position))
+        miss = goal - state.position - state.velocity * (DT / DAMPING)
+        axis = miss.abs().argmax(-1, keepdim=True)
+        far = miss.gather(-1, axis)[..., 0]
+        toward = 1 + 2 * axis[..., 0] + (far > 0)
+        return torch.where(far.abs() > 0.5 * PUSH * DT * DT / DAMPING, toward, 0)
+
+    def _nearest(self, state: SpreadState) -> Tensor:
+        """[B,N] a landmark for each agent, none twice: the least total distance to where they drift.
+
+        From seven agents on the nearest pair is matched first, then the next.
+        """
+        drifted = state.position + state.velocity * (DT / DAMPING)
+        apart = (drifted[:, :, None] - state.landmark[:, None]).norm(dim=-1)  # [B,N,N]
+        agents = torch.arange(self.n_agents, device=drifted.device)
+        if self.n_agents <= 6:
+            orders = torch.tensor(list(permutations(range(self.n_agents))), device=drifted.device)
+            return orders[apart[:, agents, orders].sum(-1).argmin(-1)]
+        chosen = torch.zeros(apart.shape[:2], dtype=torch.int64, device=apart.device)
+        for _ in agents:
+            pair = apart.flatten(1).argmin(1)
+            agent, landmark = pair // self.n_agents, pair % self.n_agents
+            chosen = chosen.scatter(1, agent[:, None], landmark[:, None])
+            taken = (agents == agent[:, None])[..., None] | (agents == landmark[:, None])[:, None]
+            apart = apart.masked_fill(taken, torch.inf)
+        return chosen
 
     def observe(self, state: SpreadState) -> Tensor:
         """[B,N,6N]: velocity, position, landmarks, others, silence."""

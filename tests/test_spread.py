@@ -185,7 +185,7 @@ def test_shapes_capabilities_and_team_reward() -> None:
     assert env.critic_view(state).shape == (3, env.critic_size)
     own = env.local_rewards(state, action[2], torch.zeros(3, 0))
     torch.testing.assert_close(own.mean(1), rewards[2], rtol=0, atol=1e-14)
-    assert {"local_rewards", "draw"} == set(capabilities(env))
+    assert {"local_rewards", "draw", "scripted_action"} == set(capabilities(env))
     assert env.optimal_return is None
     assert "agent 3" in env.text(state)
     picture = env.draw(state)
@@ -211,3 +211,16 @@ def test_coinciding_agents_stay_finite() -> None:
 def test_bad_knobs_are_refused(knobs: dict[str, Any], sentence: str) -> None:
     with pytest.raises(KnobError, match=sentence):
         Spread(**knobs)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_the_scripted_policy_covers_every_landmark(n: int) -> None:
+    """At the end all landmarks have an agent near, which random play is far from; agents choose different ones."""
+    game = Spread(n_agents=n, horizon=40)
+    state = game.reset(torch.rand(50, 4 * n, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    none = torch.zeros(50, 0, dtype=torch.float64)
+    first = game.step(state, game.scripted_action(state), none).reward
+    for _ in range(game.horizon):
+        assert bool((game._nearest(state).sort(-1).values == torch.arange(n)).all())
+        state, reward, _ = game.step(state, game.scripted_action(state), none)
+    assert float(reward.mean()) > -0.15 * n > float(first.mean())
