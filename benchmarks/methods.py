@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
+from marl.credit.joint.agent_cocoa import AgentCocoa, AgentCocoaTaken
 from marl.credit.joint.agent_total import AgentTotal
 from marl.credit.joint.first_step import FirstStep
 from marl.credit.joint.light_cone import LightCone
@@ -23,10 +24,18 @@ from marl.credit.spatial.potential import CounterfactualPotential, DifferencePot
 from marl.credit.spatial.shapley import Shapley
 from marl.credit.spatial.shapley_q import ShapleyQ
 from marl.credit.spatial.team import Team
+from marl.credit.temporal.cocoa import Cocoa
+from marl.credit.temporal.decomposition import ReturnDecomposition
 from marl.credit.temporal.gae import Gae
+from marl.credit.temporal.hca import HcaReturn, HcaState
 from marl.credit.temporal.immediate import Immediate
+from marl.credit.temporal.ircr import Ircr
 from marl.credit.temporal.monte_carlo import MonteCarlo
 from marl.credit.temporal.n_step import NStep
+from marl.credit.temporal.noise_baseline import NoiseBaseline
+from marl.credit.temporal.potential import OptimalShaping, PotentialShaping
+from marl.credit.temporal.rudder import Rudder
+from marl.credit.temporal.uniform import Uniform
 from marl.critic import Fit
 from marl.experiment import Method
 from marl.learn.policy_gradient import Ppo, Reinforce
@@ -79,6 +88,17 @@ METHODS: dict[str, Method] = {
     "team + 10-step": Method((Team, partial(NStep, n=10)), "temporal"),
     "team + GAE": Method((Team, Gae), "temporal"),
     "team + central GAE": Method((Team, partial(Gae, central=True)), "temporal"),
+    "potential V + return": Method((PotentialShaping, Team, MonteCarlo), "temporal"),
+    "potential V* + return": Method((OptimalShaping, Team, MonteCarlo), "temporal"),
+    "uniform + return": Method((Uniform, Team, MonteCarlo), "temporal"),
+    "IRCR + return": Method((Ircr, Team, MonteCarlo), "temporal"),
+    "RRD + return": Method((ReturnDecomposition, Team, MonteCarlo), "temporal"),
+    "RUDDER + return": Method((Rudder, Team, MonteCarlo), "temporal"),
+    "HCA return": Method((Team, HcaReturn), "temporal"),
+    "HCA state": Method((Team, HcaState), "temporal"),
+    "COCOA reward": Method((Team, Cocoa), "temporal"),
+    "COCOA feature": Method((Team, partial(Cocoa, outcome="features")), "temporal"),
+    "noise baseline": Method((Team, NoiseBaseline), "temporal"),
     # who
     "difference + return": Method((Difference, MonteCarlo), "spatial"),
     "safe difference + return": Method((partial(Difference, baseline="safe"), MonteCarlo), "spatial"),
@@ -116,6 +136,9 @@ METHODS: dict[str, Method] = {
     "light cone": Method((LightCone,), "joint"),
     "difference on Q": Method((partial(SimulatedQ, kind="difference", at_most=4),), "joint"),
     "aristocrat on Q": Method((partial(SimulatedQ, at_most=4),), "joint"),
+    "agent COCOA": Method((AgentCocoa,), "joint"),
+    "agent COCOA feature": Method((partial(AgentCocoa, outcome="features"),), "joint"),
+    "agent COCOA sampled": Method((AgentCocoaTaken,), "joint"),
     # the truth, used as credit
     "reference O8": Method((partial(Reference, oracle=frozen_unit_truth),), "reference", UNSCALED),
     "reference O6": Method((partial(Reference, oracle=unit_effect_truth),), "reference", UNSCALED),
