@@ -379,11 +379,13 @@ def test_methods_describe_themselves() -> None:
         text = json.dumps([method.describe(), type(method.learner).__name__, str(method.learner)])
         assert text not in told, f"{name} is {told.get(text)}"
         told[text] = name
-        asks = {"simulator", "local rewards", "safe action", "truth"} & set(method.needs)
+        privileges = {"simulator", "local rewards", "safe action", "light cone", "optimal value", "noise", "truth"}
+        asks = privileges & set(method.needs)
         assert method.privileged == bool(asks) and math.isfinite(len(method.cost))
     chain = METHODS["team + recency"].describe()["chain"]
     assert chain == [["Team", {}], ["MonteCarlo", {"discount": 0.9, "baseline": "mean"}]]
     assert not METHODS["team + return"].privileged and METHODS["safe difference + return"].privileged
+    assert METHODS["potential V* + return"].privileged and not METHODS["potential V + return"].privileged
 
 
 # Easy games are learnt.
