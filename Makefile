@@ -22,6 +22,8 @@ lint: $(STAMP)
 figures: $(STAMP)
 	$(BIN)/python -m benchmarks.compare --seeds 10 --steps 300000 --out results/compare-full
 	cp $(addprefix results/compare-full/figures/,phase_map.png credit_heatmap.png) benchmarks/images/
+	$(BIN)/python -m benchmarks.difficulty --seeds 5 --out results/difficulty
+	cp results/difficulty/figures/difficulty.png envs/images/
 
 # The episodes that the README shows.
 gifs: $(STAMP)
