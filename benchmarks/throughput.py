@@ -245,7 +245,7 @@ def draw_costs(
     hues = {"replayed": style.COLOURS["spatial"][0], "closed form": style.COLOURS["joint"][0]}
     marks = dict(zip(dict.fromkeys(name for name, _ in found), "os^", strict=False))
     with mpl.rc_context(style.RC):
-        figure = Figure(figsize=(style.PAGE, 2.7), layout="constrained")
+        figure = Figure(figsize=(style.PAGE, 3.0), layout="constrained")
         panels = figure.subplots(1, 2)
         titles = ("simulator steps charged an environment step", "microseconds an environment step")
         for axes, what, unit, title in zip(panels, ("steps", "seconds"), (1.0, 1e6), titles, strict=True):
@@ -254,19 +254,18 @@ def draw_costs(
                 label = f"{name}, {way}: N^{exponent(sizes, numbers):.2f}"
                 how: dict[str, Any] = {"color": hues[way], "marker": marks[name], "markersize": 3.5, "label": label}
                 axes.plot(sizes, numbers, linestyle="-" if way == "replayed" else "--", **how)
-            axes.set(xscale="log", yscale="log", xlabel="agents N", title=title)
+            axes.set(xscale="log", yscale="log", xlabel="agents N", ylabel=title)
             axes.set_xticks(sizes, [str(n) for n in sizes])
             axes.minorticks_off()
             axes.grid(linewidth=0.3, color="#dddddd")
-            axes.legend(loc="upper left")
-        figure.supxlabel(
-            f"Difference rewards of uniformly random play, about {COST_ROWS:,} environment steps a batch; the fastest of "
-            f"{arguments.repeats} interleaved repeats, {arguments.threads} torch threads, torch {torch.__version__}. "
-            "Replayed: reward\ndifferences r(a) - r(a with i on its default). Closed form: the game's own, charged the steps "
-            "that it replaces; in walking_robot differences of all that is left of the episode.",
-            fontsize=5,
-            color="#555555",
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=6, handlelength=3)
+        about = (
+            f"Difference rewards of uniformly random play, about {COST_ROWS:,} environment steps a batch; the fastest "
+            f"of {arguments.repeats} interleaved repeats, torch {torch.__version__}, {arguments.threads} threads. "
+            "Replayed:\nreward differences r(a) - r(a with i on its default). Closed form: the game's own, charged the "
+            "steps that it replaces;\nin walking_robot differences of all that is left of the episode."
         )
+        figure.supxlabel(about, fontsize=5, color="#555555")
         figure.savefig(path, dpi=200)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -29,11 +31,30 @@ def test_training_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line[3:5] for line in lines] == [["2", "1"], ["2", "2"]] and lines[0][-1] == "1.00"
 
 
+def test_cost_of_difference_rewards_grows_as_declared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exactly N simulator steps an environment step by replay; the one-shot closed form is charged the same."""
+    figure = tmp_path / "cost.png"
+    few = ["--sizes", "2", "4", "8", "--repeats", "1", "--threads", "1", "--figure", str(figure)]
+    assert throughput.main(["--what", "cost", *few]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "simulator steps" in line]
+    assert [line[0] for line in lines] == ["el_farol", "el_farol", "walking_robot", "walking_robot"]
+    for k in (0, 1, 2):
+        assert [float(x) for x in lines[k][-4:]] == [2, 4, 8, 1]
+    assert figure.stat().st_size > 10_000
+
+
+def test_exponent_is_the_power_laws() -> None:
+    """c N^p comes back as p, whatever c; one size has none."""
+    assert throughput.exponent([4, 16, 256], [3 * n**1.5 for n in (4, 16, 256)]) == pytest.approx(1.5)
+    assert math.isnan(throughput.exponent([4], [1.0]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--what", "speed"], "--what speed is not allowed; it must be one or more of rules, training"),
+        (["--what", "speed"], "--what speed is not allowed; it must be one or more of rules, training, cost"),
         (["--batches", "0"], "--batches takes whole numbers, 1 or more"),
+        (["--sizes", "0"], "--sizes takes whole numbers, 1 or more"),
         (["--repeats", "0"], "--repeats 0 is not allowed"),
         (["--games", "robot"], "there is no game 'robot'"),
         (["--methods", "tea"], "there is no method 'tea'"),
