@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: compare test test-slow lint figures gifs clean
+.PHONY: compare test test-slow lint figures figures-spatial gifs clean
 
 compare: $(STAMP)
 	$(BIN)/python -m benchmarks.compare --quick
@@ -32,6 +32,12 @@ gifs: $(STAMP)
 		n_agents=4 horizon=40 delay=12
 	$(BIN)/python -m envs play rover_grid --policy optimal --seed 2 --fps 2 --gif envs/images/rover_grid.gif \
 		n_agents=4 size=10 n_points=6 horizon=12
+
+# What team size costs: the sweep (hours), and the cost of difference rewards (a minute on an idle machine).
+figures-spatial: $(STAMP)
+	$(BIN)/python -m benchmarks.spatial
+	cp results/spatial/figures/spatial.png benchmarks/images/
+	$(BIN)/python -m benchmarks.throughput --what cost --figure benchmarks/images/cost_of_spatial_credit.png
 
 $(STAMP): setup.cfg constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -40,17 +40,20 @@ def test_sweeps_can_be_played_and_keep_their_promise(quick: bool) -> None:
     assert quick or max(sizes["credit/el_farol-v0"]) == 200
 
 
-def test_dear_methods_stop_where_the_table_says(capsys: pytest.CaptureFixture[str]) -> None:
-    """By default; whoever asks for a method by name gets it at any N. Safe actions are left out where none is known."""
-    cells = plan(spatial.QUESTION, Options())
-    largest = defaultdict(int)
-    for cell in cells:
-        largest[cell.method] = max(largest[cell.method], cell.knobs["n_agents"])
+def test_dear_methods_stop_where_the_table_says() -> None:
+    """By default; what is not in the table runs at any N."""
+    sizes = {knobs["n_agents"]: (game, knobs) for game, knobs in spatial.settings(False)}
     for method, (most, _) in spatial.CAPS.items():
-        assert largest[method] <= most
-    assert largest["difference + return"] == 200 and "safe difference + return" not in largest
-    asked = plan(spatial.QUESTION, Options(methods=("COMA",)))
-    assert max(cell.knobs["n_agents"] for cell in asked) == 200
+        assert [n for n, at in sizes.items() if not spatial.too_much(*at, method)] == [n for n in sizes if n <= most]
+    assert not any(spatial.too_much(*at, "difference + return") for at in sizes.values()) and max(sizes) == 200
+
+
+def test_methods_asked_for_by_name_run_at_any_size() -> None:
+    """The table limits the default sweep, not the game."""
+    two = [("credit/quorum-v0", {"n_agents": n, "quorum": n // 2}) for n in (4, 70)]
+    question = replace(spatial.QUESTION, settings=lambda quick: two, methods=("COMA",))
+    planned = [[c.knobs["n_agents"] for c in plan(question, Options(methods=m, seeds=1))] for m in ((), ("COMA",))]
+    assert planned == [[4], [4, 70]]
 
 
 def test_quick_run_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
