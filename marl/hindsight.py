@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from envs.base import Env, flatten
-from marl.critic import Fit, mean_over_live
-from marl.networks import Population, from_per_agent, from_per_seed, per_agent, per_seed
+from marl.critic import Fit, mean_over_live, situation
+from marl.networks import ACTIVATIONS, Population, from_per_agent, from_per_seed, multilayer, per_agent, per_seed
 from marl.types import Trajectory
 
 FEATURES = 8  # units that an outcome is told by
@@ -32,9 +33,39 @@ class Hindsight(nn.Module):
     def forward(self, inputs: Tensor, probs: Tensor) -> Tensor:
         """log h/pi [...,B,N,A], finite where pi is 0 too; inputs [...,B,N,F], probs pi [...,B,N,A]."""
         *lead, B, _, _ = inputs.shape
-        f = from_per_agent(self.net(per_agent(inputs, self.n_seeds)), lead, B)
-        prior = probs.log()
-        return f - (prior + f).logsumexp(-1, keepdim=True) + prior.logsumexp(-1, keepdim=True)  # exactly 0 where f is
+        return _log_ratio(from_per_agent(self.net(per_agent(inputs, self.n_seeds)), lead, B), probs)
+
+    def pairs(self, x: Tensor, u: Tensor, probs: Tensor) -> Iterator[Tensor]:
+        """log h/pi [T-1-t,B,N,A] of the inputs (x_t, u_k, t/T, (k-t)/T), k > t, for t = 0, 1, ...; all [T,B,N,...].
+
+        The first layer is linear in these, so it is computed once for every t and once for every k.
+        """
+        T, B, _, X = x.shape
+        (weight, *weights), (bias, *biases) = self.net.weights, self.net.biases
+        told = (weight[:, :, X:-2] @ self._rows(u)).unflatten(-1, (T, -1))  # [P,H,T,E]
+        t = torch.arange(T, dtype=x.dtype, device=x.device)[:, None] / T
+        seen = (weight[:, :, :X] @ self._rows(x)).unflatten(-1, (T, -1)) + (bias + weight[:, :, -2:-1] * t[:, 0])[
+            ..., None
+        ]
+        for k in range(T - 1):
+            first = told[:, :, k + 1 :] + seen[:, :, k : k + 1] + weight[:, :, -1:, None] * t[1 : T - k]
+            first = first.flatten(2)
+            if weights:
+                squash = ACTIVATIONS[self.net.activation]
+                first = multilayer((squash(first),), [*weights, *biases], self.net.activation)
+            f = from_per_agent(first.unflatten(0, (self.n_seeds, -1)), (T - 1 - k,), B)
+            yield _log_ratio(f, probs[k])
+        yield probs[:0]  # nothing follows the last step
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """[T,B,N,F] -> [S*N, F, T*E]."""
+        return per_agent(x, self.n_seeds).flatten(0, 1)
+
+
+def _log_ratio(f: Tensor, probs: Tensor) -> Tensor:
+    """log softmax(log pi + f) - log pi, exactly 0 where f is."""
+    prior = probs.log()
+    return f - (prior + f).logsumexp(-1, keepdim=True) + prior.logsumexp(-1, keepdim=True)
 
 
 class RewardFeatures(nn.Module):
@@ -63,10 +94,7 @@ class RewardFeatures(nn.Module):
         return mean_over_live((told - reward).square(), trajectory.alive, self.n_seeds)
 
     def _features(self, trajectory: Trajectory) -> Tensor:
-        T, B, _ = trajectory.action.shape
-        view = self.game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
-        taken = nn.functional.one_hot(trajectory.action, self.game.n_actions).to(view.dtype).flatten(2)
-        return torch.tanh(self.net(per_seed(torch.cat((view, taken), -1), self.n_seeds)))
+        return torch.tanh(self.net(per_seed(situation(self.game, trajectory), self.n_seeds)))
 
 
 def views(game: Env[Any], trajectory: Trajectory, central: bool) -> Tensor:

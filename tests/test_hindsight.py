@@ -32,6 +32,7 @@ from marl.credit.temporal.hca import HcaReturn, HcaState, binned
 from marl.credit.temporal.monte_carlo import MonteCarlo
 from marl.credit.temporal.n_step import NStep
 from marl.credit.temporal.noise_baseline import NoiseBaseline, to_come
+from marl.critic import Fit
 from marl.rollout import play, rollout
 from marl.types import Noise, Trajectory
 
@@ -353,6 +354,22 @@ def test_features_tell_the_reward() -> None:
     before = float(features.loss(tau, reward).detach() - luck)
     fitted(chain, tau, 40)
     assert 0 <= float(features.loss(tau, reward).detach() - luck) < 0.1 * before
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (8, 4)], ids=str)
+def test_pairs_are_rows(hidden: tuple[int, ...]) -> None:
+    """Asked for all pairs at once, h says what it says of (x_t, u_k, t/T, (k-t)/T) row by row."""
+    game = TinyMdp(2, 4)
+    tau = rollout(game, None, 5, (2, 5), dtype=torch.float64)
+    part: Any = stirred(Cocoa(Context(game, (2, 5), fit=Fit(hidden=hidden))).double()).contribution
+    u = part.outcomes(tau, tau.reward[..., None].expand(tau.action.shape))
+    found = [x.detach() for x in part.hindsight.pairs(tau.obs, u, tau.probs)]
+    assert [len(x) for x in found] == [3, 2, 1, 0]
+    for t, k in product(range(4), range(4)):
+        if k > t:
+            when = torch.tensor([t / 4, (k - t) / 4]).double().expand(10, 2, 2)
+            row = part.hindsight(torch.cat((tau.obs[t], u[k], when), -1), tau.probs[t])
+            assert (row - found[t][k - t - 1]).abs().max() < 1e-12
 
 
 def test_pairs_are_later_live_steps() -> None:

@@ -103,13 +103,7 @@ class Contribution(nn.Module):
             return
         assert self.hindsight is not None
         x = views(self.game, trajectory, self.central)
-        for t in range(T - 1):
-            K = T - 1 - t
-            when = torch.arange(1, K + 1, dtype=x.dtype, device=x.device)[:, None, None, None] / T
-            when = torch.cat((torch.full_like(when, t / T), when), -1).expand(-1, *x.shape[1:3], -1)
-            rows = torch.cat((x[t].expand(K, *x[t].shape), u[t + 1 :], when), -1)
-            yield self.hindsight(rows, probs[t].expand(K, *probs[t].shape)).exp()
-        yield probs[:0]  # nothing follows the last step
+        yield from (said.exp() for said in self.hindsight.pairs(x, u, probs))
 
     def _drawn(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
         """Later live steps k [T,pairs,B] of every t, each equally likely, and whether there is one."""
