@@ -276,6 +276,17 @@ class KeyDoor(Env[KeyDoorState]):
         fetch = (state.t == 0)[:, None] & asked
         return torch.where(fetch, TAKE, torch.where(state.apple, EAT, WAIT))
 
+    def light_cone(self) -> Tensor:
+        """[T,T,N]: step 0 reaches the door's pay alone, an apple's step its own, the door's step none.
+
+        Where keys can be seen, what follows may be a reaction to one: then step 0 reaches everything later.
+        """
+        T = self.horizon
+        t, k = torch.arange(T)[:, None], torch.arange(T)
+        by_key = (t == 0) & ((k > 0) if self.observe_key else (k == T - 1))
+        by_apple = (t == k) & (t > 0) & (t < T - 1)
+        return (by_key | by_apple)[..., None].expand(-1, -1, self.n_agents)
+
     def unit_differences(self, episode: Episode, baseline: Tensor) -> Tensor:
         """[T,B,N], any baseline b. With keys K taken at step 0:
 

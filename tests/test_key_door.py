@@ -231,6 +231,24 @@ def test_take_and_eat_out_of_place_do_nothing() -> None:
     assert (eating.reward[eating.state.apple.any(-1)] > 0).all()
 
 
+@pytest.mark.parametrize("seen", [False, True])
+def test_light_cone_is_exactly_what_moves(seen: bool) -> None:
+    """Frozen plans find every pair of the cone and no other; seen keys add what reactions to them may move."""
+    game = KeyDoor(2, 1, 5, observe_key=seen)
+    noise, plan = brute.noise_of(game, 60), brute.random_plan(game, 60)
+    fact = brute.record(game, noise, plan).reward
+    moved = torch.zeros(5, 5, 2, dtype=torch.bool)
+    for t, i in brute.units(game):
+        for action in (WAIT, EAT, TAKE):
+            other = plan.clone()
+            other[t, :, i] = action
+            moved[t, :, i] |= (brute.record(game, noise, other).reward != fact).any(1)
+    cone = game.light_cone()
+    assert not (moved & ~cone).any()
+    assert torch.equal(moved, KeyDoor(2, 1, 5).light_cone())
+    assert bool((cone[0, 1:] == seen)[:-1].all()) and bool(cone[0, -1].all())
+
+
 @every_size
 def test_local_rewards_and_clones(game: KeyDoor) -> None:
     """Own rewards sum to the team's; removing an agent at a step is what waiting without a key would have paid."""
