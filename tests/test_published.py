@@ -108,11 +108,15 @@ def test_bad_input_is_one_line(arguments: list[str], sentence: str, capsys: pyte
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["two-step-vdn", "two-step-qmix", "climbing", "penalty", "no-penalty", "rovers-one-point"]
+    "entry", ["two-step-vdn", "two-step-qmix", "climbing", "penalty", "no-penalty", "rovers-one-point"]
 )
-def test_claims_that_do_come_out(name: str, tmp_path: Path) -> None:
-    """With four seeds each of these was reproduced; D over team on the rovers is not among what is asserted."""
-    published.run_cell(cell := Cell(name, 4), tmp_path)
+def test_claims_that_do_come_out(entry: str, tmp_path: Path) -> None:
+    """These come out with four seeds; not asserted: D over team on the rovers, and VDN's worst entry.
+
+    The paper prints -1.87 there, exact least squares gives -1.5, and ours lies beside the latter.
+    """
+    published.run_cell(cell := Cell(entry, 4), tmp_path)
     verdicts = {line[3]: line[-1] for line in published.table([cell], tmp_path)}
-    verdicts.pop("difference + return - team + return", None)
+    for name in ("difference + return - team + return", "state_2B_00"):
+        verdicts.pop(name, None)
     assert set(verdicts.values()) == {"yes"}, verdicts
