@@ -55,9 +55,9 @@ EXTERNAL = (
     Row("mpe2.simple_tag_v3", MEAN, (4, 5, 25), rivals=True),
     Row("mpe2.simple_world_comm_v3", MEAN, (6, 20, 25), rivals=True),
 )
-SLOW = (  # they show images of hundreds of thousands of numbers
-    Row("butterfly/cooperative_pong-v6", {"horizon": 900}, (2, 3, 900)),
-    Row("butterfly/pistonball-v6", {"continuous": False}, (20, 3, 125)),
+SLOW = (  # they show images of more than 100,000 numbers
+    Row("butterfly/cooperative_pong-v6", {"horizon": 900, "render_mode": "rgb_array"}, (2, 3, 900)),
+    Row("butterfly/pistonball-v6", {"continuous": False, "render_mode": "rgb_array"}, (20, 3, 125)),
 )
 STEPS = 15  # of an episode, enough for the whole self-test
 
