@@ -54,7 +54,7 @@ CAPS: dict[str, tuple[int, str]] = {
 
 def settings(quick: bool) -> list[tuple[str, dict[str, Any]]]:
     """Every game's sweep over N."""
-    sizes, rovers = ((8, 40), (2, 4)) if quick else ((10, 20, 60, 200), (2, 4, 6, 8))
+    sizes, rovers = ((8, 24), (2, 4)) if quick else ((10, 20, 60, 200), (2, 4, 6, 8))
     out: list[tuple[str, dict[str, Any]]] = []
     for n in sizes:
         out.append(("credit/el_farol-v0", {"n_agents": n, "capacity": n / 10}))

@@ -67,6 +67,6 @@ def test_quick_run_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     data = figures.load(tmp_path)
     assert figure.needs(data) == ""
     spent = data.rows.groupby("method")["simulator_steps"].max()
-    assert spent["difference + return"] == 64 * 40 and spent["team + return"] == spent["QMIX"] == 0
+    assert spent["difference + return"] == 64 * 24 and spent["team + return"] == spent["QMIX"] == 0
     said = check_text(figure.draw(data))
     assert "quorum" in said and "agents N" in said and "bootstrap" in said

@@ -55,7 +55,8 @@ def draw(data: Data) -> Figure:
         "Score: IQM over seeds with its 95% bootstrap interval. Correlation: Pearson's with each agent's difference "
         "from its default action (O8), on 64 episodes of uniformly random play, the same for all methods, no interval; "
         "undefined where the credit is constant. Steps: environment plus counterfactual ones, per environment step. "
-        f"A line ends where its method became too dear. {left} more methods are in the table"
+        "A line ends where its method became too dear; scores below -0.3 lie beneath the panel"
+        + (f". {left} more methods are in the table" if left else "")
     )
     figure, body = style.page(style.PAGE, 3 * 1.2 + 0.7, data, note)
     panels = body.subplots(len(ROWS), len(games), squeeze=False, sharex="col", sharey="row")
