@@ -137,7 +137,8 @@ class AssemblyLine(Env[LineState]):
         line = self._worked(state, action)
         after = torch.cat((line[..., 1:], torch.zeros_like(line[..., :1])), -1)
         t = state.t + 1
-        return Step(LineState(t, self._cues(noise, t), after), self._pay(line[..., 0], state.t), t >= self.horizon)
+        done = torch.zeros_like(t, dtype=torch.bool)  # reaching the horizon is not an end
+        return Step(LineState(t, self._cues(noise, t), after), self._pay(line[..., 0], state.t), done)
 
     def observe(self, state: LineState) -> Tensor:
         return torch.cat((self._seen(state), self._time(state)[:, None].expand(-1, self.n_agents, -1)), -1)

@@ -224,6 +224,20 @@ def test_stations_without_a_product_see_a_blank() -> None:
         assert bool((views[0][t, :, i, : game.n_cues + 1].sum(-1) == 1).all())
 
 
+def test_the_horizon_is_no_end() -> None:
+    """`done` stays False up to the horizon and past it, where nothing is paid any more."""
+    game = AssemblyLine(2, 1, 1, 5, 2)
+    first, later = brute.noise_of(game, 3)
+    state, earned = game.reset(first), []
+    for t in range(game.horizon + 2):
+        step = game.step(state, game.scripted_action(state), later[:, min(t, game.horizon - 1)])
+        assert not step.done.any()
+        state = step.state
+        earned.append(step.reward)
+    assert torch.allclose(torch.stack(earned)[:, 0], torch.tensor([0, 0, 1, 1, 1, 0, 0]).double() / 3)
+    assert (torch.stack(earned).std(1) < 1e-12).all()
+
+
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
@@ -231,7 +245,7 @@ def test_stations_without_a_product_see_a_blank() -> None:
         ({"spacing": -1}, "spacing=-1 is not allowed"),
         ({"inspection": 0.5}, "inspection=0.5 is not allowed"),
         ({"horizon": 14}, "horizon=14 is not allowed; it must be .* 1[45]"),
-        ({"n_cues": 0}, "n_cues=0 is not allowed"),
+        ({"n_cues": 1}, "n_cues=1 is not allowed"),
         ({"mode": "or"}, "mode='or' is not allowed; it must be one of sum, and"),
     ],
 )
