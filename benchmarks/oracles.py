@@ -25,7 +25,6 @@ from marl.types import Truth
 ROUNDING = 1e-9  # of float64, in which agreement is checked
 REPLAYS = (4, 16, 64, 256, 1024)
 ORDERS = (4, 16, 64)  # of players in a sampled Shapley value: each asks about as many plans as there are units
-LEAST = 64  # replays from which errors are judged: with fewer the stated error is itself a rough guess
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Cell:
     @cached_property
     def config(self) -> dict[str, Any]:
         """All that its results depend on."""
-        about = {"name": self.name, "family": "reference", "rank": 0, "privileged": True}
+        about = {"name": self.name, "family": "reference", "rank": 0, "privileged": False}
         return {
             "question": "oracles",
             "game": f"credit/{self.game}-v0",
@@ -164,7 +163,7 @@ def ask(cell: Cell, how: str, replays: int, episodes: int, dtype: torch.dtype = 
 def agreement(cell: Cell) -> Iterator[Row]:
     """How far the second way is from the first, in units of its own standard errors, for each number of replays."""
     first, second = cell.ways
-    truth, _ = ask(cell, first, LEAST, cell.episodes[0])
+    truth, _ = ask(cell, first, cell.replays[-1], cell.episodes[0])
     tau = rollout(cell.loaded, None, cell.episodes[0], purpose="oracles", dtype=torch.float64)
     live = tau.alive[..., None].expand(truth.values.shape)
     for replays in cell.replays if second == "sampled" else cell.replays[-1:]:

@@ -73,7 +73,8 @@ def draw(
     """Panels [N, T], each divided by its own largest |value|; where methods saw different walks, truths alternate.
 
     Left open, the setting is the largest delay with a failed episode at the middle team size, and the walk the first
-    failed one that the most methods share; there are 2 columns, or 4 where panels are many. Raises ValueError when no failed episode fits what was asked for.
+    failed one that the most methods share; columns: 2, or 4 for many panels. Raises ValueError when no failed episode
+    fits what was asked for.
     """
     wanted = {"n_agents": n_agents, "delay": delay, "seed": seed, "episode": episode}
     asked = {key: value for key, value in wanted.items() if value is not None}
