@@ -87,7 +87,7 @@ class AssemblyLine(Env[LineState]):
 
     @property
     def critic_size(self) -> int:
-        return self.n_agents * (self.n_cues + 1) + 1 + self._delay(0) + 1
+        return self.n_agents * (self.n_cues + 1) + 1
 
     @property
     def reset_noise_size(self) -> int:
@@ -144,8 +144,8 @@ class AssemblyLine(Env[LineState]):
         return torch.cat((self._seen(state), self._time(state)[:, None].expand(-1, self.n_agents, -1)), -1)
 
     def critic_view(self, state: LineState) -> Tensor:
-        """Everyone's cue, the time, and the mean quality so far of the product leaving in k steps."""
-        return torch.cat((self._seen(state).flatten(1), self._time(state), state.line.mean(1)), -1)
+        """Everyone's cue and the time. The belt's qualities stay hidden: who saw them would have no delay to bridge."""
+        return torch.cat((self._seen(state).flatten(1), self._time(state)), -1)
 
     def local_rewards(self, state: LineState, action: Tensor, noise: Tensor) -> Tensor:
         """[B,N]: own quality's share of the product that leaves now; mode "and": an equal share. They sum to r."""
