@@ -24,6 +24,8 @@ figures: $(STAMP)
 	cp $(addprefix results/compare-full/figures/,phase_map.png credit_heatmap.png) benchmarks/images/
 	$(BIN)/python -m benchmarks.difficulty --seeds 5 --out results/difficulty
 	cp results/difficulty/figures/difficulty.png envs/images/
+	$(BIN)/python -m benchmarks.gradient --quick
+	cp results/gradient-quick/figures/gradient_order.png benchmarks/images/
 
 # The episodes that the README shows.
 gifs: $(STAMP)
