@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from envs.walking_robot import WalkingRobot
 from marl import metrics
@@ -56,14 +57,15 @@ def test_aucs_equal_counting_all_pairs(data: tuple[np.ndarray, ...]) -> None:
         assert metrics.culprit_auc(c, guilty, alive)[b] == pytest.approx(slow_auc(-x, guilty[alive[:, b], b].ravel()))
 
 
-def test_auc_equals_scipys_mann_whitney(data: tuple[np.ndarray, ...]) -> None:
-    """U / (n1 n0) of a public implementation, ties included (scikit-learn's roc_auc_score is the same number)."""
+def test_auc_equals_public_implementations(data: tuple[np.ndarray, ...]) -> None:
+    """scipy's Mann-Whitney U / (n1 n0) and scikit-learn's roc_auc_score, ties included."""
     c, truth, alive = data
     guilty = metrics.culprits(truth, alive)
     for b in range(B):
         x, hit = -c[alive[:, b], b].ravel(), guilty[alive[:, b], b].ravel()
         u = stats.mannwhitneyu(x[hit], x[~hit]).statistic
         assert metrics.culprit_auc(c, guilty, alive)[b] == pytest.approx(u / (hit.sum() * (~hit).sum()), abs=1e-12)
+        assert metrics.culprit_auc(c, guilty, alive)[b] == pytest.approx(roc_auc_score(hit, x), abs=1e-12)
 
 
 def test_by_hand() -> None:
