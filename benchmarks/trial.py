@@ -133,13 +133,17 @@ class Fitted(NamedTuple):
     training: QTraining | None  # of a Q-learner, whose own credit counts
 
     def credit(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
-        """[T,B,N] credit of the actions taken, and the simulator steps [S] that it asked for."""
+        """[T,B,N] credit of the actions taken, and the simulator steps [S] that it asked for.
+
+        Credit w of every action counts by what multiplies grad log pi_i of the action taken, pi_i(a) w_a.
+        """
         before = self.chain.context.simulator.steps
         if self.training is not None:
             return self.training.credit(trajectory), torch.zeros_like(before)
         credit = self.chain.assign(trajectory)
         if credit.dim() == 4:
-            credit = credit.gather(-1, trajectory.action[..., None])[..., 0]
+            taken = trajectory.action[..., None]
+            credit = (trajectory.probs * credit).gather(-1, taken)[..., 0]
         return credit, self.chain.context.simulator.steps - before
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.figures import Data, style
-from benchmarks.figures.credit_scoreboard import MIDDLE, QUESTION, at_stage, note
+from benchmarks.figures.credit_scoreboard import MIDDLE, QUESTION, at_stage, games, note
 from marl import statistics
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def needs(data: Data) -> str:
     return "" if found else "needs final scores beside O3_credit_pearson (python -m benchmarks.credit)"
 
 
-def points(data: Data, cell_rows: pd.DataFrame, quality: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+def points(cell_rows: pd.DataFrame, quality: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     """method -> (quality of credit, final score or return), IQM over seeds, of one game."""
     judged, reached = at_stage(cell_rows, MIDDLE), final_metric(cell_rows)
     found = {}
@@ -63,7 +63,15 @@ def rank_correlation(pairs: list[tuple[float, float]]) -> float:
 def draw(data: Data, quality: str) -> Figure:
     """One mark a method; a panel a game, with the rank correlation over methods."""
     names, label = QUALITY[quality]
-    games = style.settings(data)
+    panels, left_out = [], []
+    for game, knobs, words in games(data):
+        rows = data.rows[(data.rows["game"] == game) & (data.rows["knobs"] == knobs)]
+        rows = rows[rows["family"] != "control"]
+        found = points(rows, names)
+        if found:
+            panels.append((words, found, final_metric(rows)))
+        else:
+            left_out.append(words)
     methods = [look for look in style.looks(data.rows) if look.family != "control"]
     how = data.configs[0]
     told = (
@@ -71,21 +79,20 @@ def draw(data: Data, quality: str) -> Figure:
         f"for Q-learners) on {how['evaluation']['final episodes']} fresh episodes. Marks: IQM over seeds, no interval; "
         "rho: Spearman over methods; methods whose score is undefined in a game are not in its panel"
     )
-    deep, legend = -(-len(games) // COLUMNS), -(-len(methods) // 5)
+    if left_out:
+        told += f". Defined for no method, so not shown: {', '.join(left_out)}"
+    deep, legend = -(-len(panels) // COLUMNS), -(-len(methods) // 5)
     figure, body = style.page(style.PAGE, 1.75 * deep + 0.13 * legend + 0.3, data, told)
-    grid = body.subplots(deep, min(COLUMNS, len(games)), squeeze=False)
+    grid = body.subplots(deep, min(COLUMNS, len(panels)), squeeze=False)
+    looks = {look.name: look for look in methods}
     for k, axes in enumerate(grid.flat):
-        if k >= len(games):
+        if k >= len(panels):
             axes.set_axis_off()
             continue
-        game, knobs, words = games[k]
-        rows = data.rows[(data.rows["game"] == game) & (data.rows["knobs"] == knobs)]
-        rows = rows[rows["family"] != "control"]
-        _panel(axes, points(data, rows, names), {look.name: look for look in methods})
-        axes.set_title(
-            style.wrap(words, 30) + f"\nrho = {rank_correlation(list(points(data, rows, names).values())):.2f}"
-        )
-        axes.set_ylabel(final_metric(rows).replace("_", " "))
+        words, found, reached = panels[k]
+        _panel(axes, found, looks)
+        axes.set_title(f"{style.wrap(words, 30)}\nrho = {rank_correlation(list(found.values())):.2f}")
+        axes.set_ylabel(reached.replace("_", " "))
     body.supxlabel(label, fontsize=7)
     entries = [_mark(look) for look in methods]
     body.legend(handles=entries, loc="outside upper center", ncols=5, fontsize=5.5, columnspacing=1, handletextpad=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,18 @@ def defined(rows: pd.DataFrame, method: str, metric: str) -> float:
     return float(mine["value"].sum() / possible) if possible else float("nan")
 
 
+def games(data: Data) -> list[tuple[str, str, str]]:
+    """(game, knobs as JSON text, a name): its game's, with the first knob that tells it from others of that game."""
+    found = [(game, json.loads(knobs), knobs) for game, knobs, _ in style.settings(data)]
+    named = []
+    for game, values, text in found:
+        rivals = [other for its, other, its_text in found if its == game and its_text != text]
+        telling = [k for k, v in values.items() if rivals and all(other.get(k) != v for other in rivals)]
+        name = game.removeprefix("credit/").rsplit("-v", 1)[0].replace("_", " ")
+        named.append((game, text, " ".join([name, *(f"{k}={style.short(values[k])}" for k in telling[:1])])))
+    return named
+
+
 def shared(data: Data) -> str:
     """What all methods were given, in the words of the cells."""
     how = data.configs[0]["evaluation"]
@@ -61,9 +74,9 @@ def note(data: Data) -> str:
 def draw(data: Data) -> Figure:
     """Correlation of each part with O5's, over all games; percentages where it is not defined in every episode."""
     rows, methods = at_stage(data.rows, MIDDLE), style.looks(data.rows)
-    games = len(style.settings(data))
+    count = len(style.settings(data))
     told = (
-        f"{note(data)}. Marks: IQM over seeds and {games} games, black: its 95% stratified bootstrap interval; small "
+        f"{note(data)}. Marks: IQM over seeds and {count} games, black: its 95% stratified bootstrap interval; small "
         "dots: single games; in per cent: episodes in which the score is defined, of those in which the truth's is "
         "(a credit without any variation over agents names nobody); grey names: controls, made of the truth itself"
     )
@@ -111,7 +124,7 @@ def _score(axes: Axes, k: int, look: style.Look, rows: pd.DataFrame) -> None:
 @style.styled
 def by_game(data: Data) -> Figure:
     """The same correlations game by game, as numbers on one diverging scale."""
-    rows, methods, games = at_stage(data.rows, MIDDLE), style.looks(data.rows), style.settings(data)
+    rows, methods, across = at_stage(data.rows, MIDDLE), style.looks(data.rows), games(data)
     told = (
         f"{note(data)}. Numbers: IQM over seeds of the correlation with O5's part, no interval; grey: "
         "undefined for the truth or for the method; hatched: the method does not fit the game"
@@ -119,10 +132,10 @@ def by_game(data: Data) -> Figure:
     figure, body = style.page(style.PAGE, 0.12 * len(methods) + 1.5, data, told)
     panels = body.subplots(1, len(PARTS), sharey=True)
     for axes, (part, metric) in zip(panels, PARTS.items(), strict=True):
-        table = np.full((len(methods), len(games)), np.nan)
+        table = np.full((len(methods), len(across)), np.nan)
         found = rows[rows["metric"] == metric]
         for k, look in enumerate(methods):
-            for j, (game, knobs, _) in enumerate(games):
+            for j, (game, knobs, _) in enumerate(across):
                 mine = found[(found["method"] == look.name) & (found["game"] == game) & (found["knobs"] == knobs)]
                 if mine.empty:
                     axes.fill_between(
@@ -138,8 +151,7 @@ def by_game(data: Data) -> Figure:
                     table[k, j] = statistics.iqm(mine["value"])
         _numbers(axes, table)
         axes.set_title(SAYS[part], fontweight="bold")
-        names = [style.wrap(label.replace("_", " ").replace("-v0", ""), 24) for _, _, label in games]
-        axes.set_xticks(range(len(games)), names, rotation=90, fontsize=5)
+        axes.set_xticks(range(len(across)), [name for *_, name in across], rotation=90, fontsize=5.5)
     panels[0].set_yticks(range(len(methods)), [look.label for look in methods])
     for text, look in zip(panels[0].get_yticklabels(), methods, strict=True):
         text.set_color("#777777" if look.family == "control" else look.family_colour)
