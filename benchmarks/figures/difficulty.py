@@ -1,4 +1,4 @@
-"""Difficulty: along one knob at a time, how far does learning get from random play towards the best reachable?"""
+"""Difficulty: along one knob at a time, how far and how fast does learning get from random play to the best?"""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 QUESTION = "difficulty"
 COLUMNS = 6
+EARLY = 1 / 8  # of the budget: where learning is still under way, so that what slows it down shows
+EARLY_DASH: Any = (0, (5, 1.5))
 Panel = tuple[str, str, list[tuple[Any, str]]]  # game, knob, [(value, cell id)] in order
 
 
@@ -48,12 +50,13 @@ def _commonest(values: list[Any]) -> Any:
 
 @style.styled
 def draw(data: Data, columns: int = COLUMNS) -> Figure:
-    """IQM over seeds of the final score along each knob, beside play before learning; raw return where no score is."""
+    """IQM over seeds along each knob, at the end, early and before learning; raw return where there is no score."""
     found = panels(data)
     deep = -(-len(found) // columns)
     note = (
-        "Lines: IQM over seeds and its 95% bootstrap interval, after learning and before it (nearly uniform play); "
-        "the other knobs keep their commonest values; dotted: best reachable (1) and random play (0)"
+        "Lines: IQM over seeds and its 95% bootstrap interval, at the end of learning, after an eighth of it, and "
+        "before it (nearly uniform play); the other knobs keep their commonest values; dotted: best reachable (1) and random "
+        "play (0)"
     )
     figure, body = style.page(style.PAGE, 1.12 * deep + 0.3, data, note)
     axes_of = body.subplots(deep, columns, squeeze=False)
@@ -63,8 +66,12 @@ def draw(data: Data, columns: int = COLUMNS) -> Figure:
             _panel(axes, data.rows, found[k], learner)
         else:
             axes.set_axis_off()
-    entries = [learner.line(), style.plain_line("before learning")]
-    body.legend(handles=entries, loc="outside upper center", ncols=2)
+    entries = [
+        learner.line(f"{learner.label}, whole budget", "-"),
+        learner.line(f"{learner.label}, an eighth of it", EARLY_DASH),
+        style.plain_line("before learning"),
+    ]
+    body.legend(handles=entries, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -73,9 +80,16 @@ def _panel(axes: Axes, rows: pd.DataFrame, panel: Panel, learner: style.Look) ->
     game, knob, cells = panel
     mine = rows[rows["cell"].isin([cell for _, cell in cells])]
     scored = bool((mine["metric"] == "final_score").any())
-    first = mine[(mine["env_steps"] == 0) & (mine["metric"] == ("score" if scored else "return"))]
+    running = mine[mine["metric"] == ("score" if scored else "return")]
+    wanted = EARLY * running.groupby("cell")["env_steps"].transform("max")
+    away = (running["env_steps"] - wanted).abs()
+    early = running[away == away.groupby(running["cell"]).transform("min")]
     last = mine[mine["metric"] == ("final_score" if scored else "final_return")]
-    lines = ((first, "#888888", "o", (0, (2, 1))), (last, learner.colour, learner.marker, "-"))
+    lines = (
+        (running[running["env_steps"] == 0], "#888888", "o", (0, (2, 1))),
+        (early, learner.colour, learner.marker, EARLY_DASH),
+        (last, learner.colour, learner.marker, "-"),
+    )
     for part, colour, marker, dash in lines:
         estimates = [statistics.interval(part[part["cell"] == cell]["value"].to_numpy()) for _, cell in cells]
         middle, low, high = (np.array([getattr(e, f) for e in estimates]) for f in ("value", "low", "high"))
@@ -84,7 +98,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, panel: Panel, learner: style.Look) ->
     axes.set_xticks(range(len(cells)), [style.short(value) for value, _ in cells])
     axes.set_xlim(-0.3, len(cells) - 0.7)
     axes.set_xlabel(knob, labelpad=1)
-    axes.set_title(game.removeprefix("credit/").rsplit("-v", 1)[0], fontsize=6.5, fontweight="bold")
+    axes.set_title(game.removeprefix("credit/").rsplit("-v", 1)[0], fontsize=5.8, fontweight="bold")
     if scored:
         axes.set_ylim(-0.3, 1.1)
         axes.set_yticks([0, 0.5, 1])

@@ -93,11 +93,10 @@ class Look(NamedTuple):
     def family_colour(self) -> str:
         return COLOURS.get(self.family, COLOURS[UNKNOWN])[0]
 
-    def line(self) -> Line2D:
+    def line(self, label: str | None = None, dash: Any = None) -> Line2D:
         """Its entry in a legend."""
-        return Line2D(
-            [], [], color=self.colour, linestyle=self.dash, marker=self.marker, markersize=3.5, label=self.label
-        )
+        words, stroke = label or self.label, dash or self.dash
+        return Line2D([], [], color=self.colour, linestyle=stroke, marker=self.marker, markersize=3.5, label=words)
 
 
 def looks(rows: pd.DataFrame) -> list[Look]:
