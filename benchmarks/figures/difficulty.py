@@ -55,8 +55,8 @@ def draw(data: Data, columns: int = COLUMNS) -> Figure:
     deep = -(-len(found) // columns)
     note = (
         "Lines: IQM over seeds and its 95% bootstrap interval, at the end of learning, after an eighth of it, and "
-        "before it (nearly uniform play); the other knobs keep their commonest values; dotted: best reachable (1) and random "
-        "play (0)"
+        "before it (nearly uniform play); the other knobs keep their commonest values; dotted: best reachable (1) and "
+        "random play (0)"
     )
     figure, body = style.page(style.PAGE, 1.12 * deep + 0.3, data, note)
     axes_of = body.subplots(deep, columns, squeeze=False)
