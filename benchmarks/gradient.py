@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 
 import envs
 import marl
+from benchmarks.asking import Common
 from benchmarks.cli import Progress, clock, knobs_from, listing
 from benchmarks.methods import METHODS, pick, rank
 from benchmarks.plot import UsageError, parse, redraw
@@ -45,33 +44,17 @@ STAGES = 2  # before training and after a little of it
 
 
 @dataclass(frozen=True)
-class Options:
-    """Bias, variance and signal-to-noise of every method's gradient, against the exact one, on games small enough."""
+class Options(Common):
+    """Bias, variance and signal-to-noise of every method's gradient, against the exact one, on games small enough.
 
-    list: bool = False
-    """list the methods, what each needs and what it costs, and stop"""
-    quick: bool = False
-    """minutes on two cores instead of the full protocol"""
-    methods: tuple[str, ...] = ()
-    """legend names, separated by commas or given one by one (default: all that REINFORCE follows; --quick: 15)"""
-    seeds: int | None = None
-    """how many policies, each with critics and episodes of its own (default: 30; with --quick 5)"""
+    Default: all methods that REINFORCE follows (--quick: 15), 30 policies (--quick: 5), each with critics and episodes
+    of its own.
+    """
+
     batches: int | None = None
     """batches of episodes per policy; each gives one sample of the gradient (default: 512; with --quick 96)"""
     episodes: int = 32
     """episodes in a batch"""
-    env: str | None = None
-    """another game instead of the question's sweep, small enough to be enumerated"""
-    env_args: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
-    """knobs of --env, values in JSON"""
-    out: Path | None = None
-    """folder for the cells; figures go to its subfolder figures (default: results/gradient)"""
-    workers: int = os.cpu_count() or 1
-    """cells that run side by side"""
-    threads: int = 1
-    """torch threads per cell; part of a cell's configuration"""
-    force: bool = False
-    """compute cells again that are already on disk"""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,26 @@ import torch
 from torch import Tensor
 
 from envs.base import HasUnitDifferences, HasUnitShapley, MayRefuseBranches
-from marl.oracle import sampled, shares
 from marl.oracle.closed import closed_difference, closed_shapley
 from marl.oracle.exact import truth
 from marl.oracle.induction import one_seed, solve
 from marl.oracle.layers import STEPS, TooLarge, reach
-from marl.oracle.sampled import Draw, Progress
+from marl.oracle.sampled import (
+    Draw,
+    Progress,
+    advantage,
+    agent_total,
+    frozen_unit,
+    given_all_actions,
+    given_own_action,
+    ledger,
+    over_luck,
+    reward_aristocrat,
+    reward_difference,
+    unit_effect,
+)
 from marl.oracle.shapley import EXACT
+from marl.oracle.shares import reward_shapley, unit_shapley
 from marl.policy import Actor
 from marl.rollout import Simulator, some
 from marl.types import Policy, Trajectory
@@ -77,27 +90,27 @@ def _replayed(find: Callable[[Question], Tensor]) -> dict[str, Ask]:
 
 
 def _difference_of_reward(q: Question) -> Tensor:
-    return sampled.reward_difference(q.simulator, q.trajectory, q.baseline, q.progress)
+    return reward_difference(q.simulator, q.trajectory, q.baseline, q.progress)
 
 
 def _aristocrat_of_reward(q: Question) -> Tensor:
-    return sampled.reward_aristocrat(q.simulator, q.trajectory, q.progress)
+    return reward_aristocrat(q.simulator, q.trajectory, q.progress)
 
 
 def _unit_effect(q: Question) -> Tensor:
-    return sampled.unit_effect(q.simulator, q.policy, q.trajectory, q.progress)
+    return unit_effect(q.simulator, q.policy, q.trajectory, q.progress)
 
 
 def _frozen_total(q: Question) -> Tensor:
-    return sampled.agent_total(q.simulator, q.trajectory, q.baseline, None, q.progress)
+    return agent_total(q.simulator, q.trajectory, q.baseline, None, q.progress)
 
 
 def _reacting_total(q: Question) -> Tensor:
-    return sampled.agent_total(q.simulator, q.trajectory, q.baseline, q.policy, q.progress)
+    return agent_total(q.simulator, q.trajectory, q.baseline, q.policy, q.progress)
 
 
 def _frozen_unit(q: Question) -> Tensor:
-    return sampled.frozen_unit(q.simulator, q.trajectory, q.baseline, q.progress)
+    return frozen_unit(q.simulator, q.trajectory, q.baseline, q.progress)
 
 
 def _closed(find: Callable[[Simulator, Trajectory, Tensor], Tensor]) -> dict[str, Ask]:
@@ -107,23 +120,23 @@ def _closed(find: Callable[[Simulator, Trajectory, Tensor], Tensor]) -> dict[str
 def _reward_shapley_exact(q: Question) -> Answer:
     if q.trajectory.action.shape[-1] > EXACT:
         raise TooLarge(f"{q.kind} asks about 2^N coalitions: exact to N = {EXACT}, sampled beyond")
-    return Answer(*shares.reward_shapley(q.simulator, q.trajectory, q.baseline, progress=q.progress))
+    return Answer(*reward_shapley(q.simulator, q.trajectory, q.baseline, progress=q.progress))
 
 
 def _reward_shapley_sampled(q: Question) -> Answer:
-    return Answer(*shares.reward_shapley(q.simulator, q.trajectory, q.baseline, q.replays, q.seed, q.progress))
+    return Answer(*reward_shapley(q.simulator, q.trajectory, q.baseline, q.replays, q.seed, q.progress))
 
 
 def _unit_shapley_exact(q: Question) -> Answer:
     most = int((q.trajectory.action != q.baseline).flatten(2).sum((0, 2)).max())
     if most > EXACT:
         raise TooLarge(f"{q.kind} is exact to {EXACT} units off the baseline, and an episode has {most}; it is sampled")
-    return Answer(*shares.unit_shapley(q.simulator, q.trajectory, q.baseline, 0, progress=q.progress))
+    return Answer(*unit_shapley(q.simulator, q.trajectory, q.baseline, 0, progress=q.progress))
 
 
 def _unit_shapley_sampled(q: Question) -> Answer:
     limit = EXACT if q.mixed else 0
-    return Answer(*shares.unit_shapley(q.simulator, q.trajectory, q.baseline, q.replays, q.seed, limit, q.progress))
+    return Answer(*unit_shapley(q.simulator, q.trajectory, q.baseline, q.replays, q.seed, limit, q.progress))
 
 
 # Means over luck.
@@ -151,7 +164,7 @@ def _over_luck(draw: Callable[[Simulator, Policy], Draw], branches: Callable[[in
     def ask(q: Question) -> Answer:
         simulator, game = q.simulator, q.simulator.game
         width = branches(game.n_agents, game.n_actions)
-        found = sampled.over_luck(
+        found = over_luck(
             simulator, q.policy, q.trajectory, draw(simulator, q.policy), width, q.replays, q.seed, q.progress
         )
         return Answer(*found, f"sampled, {q.replays} replays with fresh noise{each}")
@@ -162,7 +175,7 @@ def _over_luck(draw: Callable[[Simulator, Policy], Draw], branches: Callable[[in
 def _given_all_actions(q: Question) -> Answer:
     if q.outside:  # the game's luck after t cannot be drawn anew
         return Answer(_unit_effect(q), None, "one replay of each action, given the noise")
-    return _over_luck(sampled.given_all_actions, lambda N, A: 1 + N * (A - 1))(q)
+    return _over_luck(given_all_actions, lambda N, A: 1 + N * (A - 1))(q)
 
 
 KINDS: dict[str, Kind] = {
@@ -181,13 +194,13 @@ KINDS: dict[str, Kind] = {
     ),
     "O2": Kind(
         "O2 temporal: Q(s,a) - V(s), shared by agents",
-        {"exact": _enumerated, "sampled": _over_luck(sampled.advantage, lambda N, A: 2)},
+        {"exact": _enumerated, "sampled": _over_luck(advantage, lambda N, A: 2)},
         reacts=True,
         fresh=True,
     ),
     "O3": Kind(
         "O3 space-time: mean of Q(s,a) over teammates' actions, minus V(s)",
-        {"exact": _enumerated, "sampled": _over_luck(sampled.given_own_action, lambda N, A: 1 + N * (A - 1))},
+        {"exact": _enumerated, "sampled": _over_luck(given_own_action, lambda N, A: 1 + N * (A - 1))},
         reacts=True,
         fresh=True,
     ),
@@ -207,7 +220,7 @@ KINDS: dict[str, Kind] = {
         "O5 ledger: Shapley value of Q(s,a) over agents, absent ones acting by pi",
         {
             "exact": _enumerated,
-            "sampled": _over_luck(sampled.ledger, lambda N, A: N + 1, ", one order each"),
+            "sampled": _over_luck(ledger, lambda N, A: N + 1, ", one order each"),
         },
         reacts=True,
         fresh=True,
