@@ -57,9 +57,9 @@ class Options(Common):
     episodes: int = 32
     """episodes that are judged, per seed and stage"""
     fits: int = 40
-    """batches of 32 episodes on which a method's critics and models are fitted first"""
+    """batches of as many episodes on which a method's critics and models are fitted first"""
     updates: int | None = None
-    """updates of training of the policies that are judged, and of each method for its final score (default: 80; 60)"""
+    """updates of training, of judged policies and of each method for its final score (default: 80; with --quick 60)"""
     replays: int = 32
     """replays of each value of the truth, where it cannot be had exactly"""
     oracles: bool = False
@@ -264,19 +264,21 @@ def given(cell: Cell, stage: Stage) -> tuple[dict[str, Tensor], Tensor, Tensor |
         return made, torch.zeros(cell.protocol.seeds), None
     method = fitted(METHODS[cell.method], cell.loaded, stage.actor, cell.protocol.episodes, cell.protocol.fits)
     credit, steps = method.credit(stage.trajectory)
-    credit = rounded(credit, stage.trajectory.reward.sum(0), cell.protocol.seeds)
+    credit = without_rounding(credit, stage.trajectory.reward.sum(0), cell.protocol.seeds)
     return dict.fromkeys(stage.truths, credit), steps, method.credit(stage.changes.lives)[0]
 
 
-def rounded(credit: Tensor, returns: Tensor, S: int) -> Tensor:
-    """Credit in whole units of 1e-6 of each seed's largest credit or return: what float32 cannot tell is a tie.
+def without_rounding(credit: Tensor, returns: Tensor, S: int) -> Tensor:
+    """Credit in which agents are equal at a step where they differ by less than float32 can tell.
 
     Baselines are means over a batch, and rounding differs from agent to agent: a broadcast would else name someone in
-    the few episodes in which it is nearly 0.
+    the few episodes in which it is nearly 0. The measure is each seed's largest credit or return.
     """
-    largest = torch.maximum(credit.abs().amax((0, 2)), returns.abs()).reshape(S, -1).amax(1, keepdim=True)
-    unit = (ROUNDING * largest.double()).clamp(min=1e-300).expand(S, len(returns) // S).reshape(1, -1, 1)
-    return (credit.double() / unit).round() * unit
+    largest = torch.maximum(credit.abs().amax((0, 2)), returns.abs()).reshape(S, -1).amax(1)
+    least = (ROUNDING * largest.double()).repeat_interleave(len(returns) // S)[:, None]
+    mean = credit.double().mean(-1, keepdim=True)
+    apart = credit.double() - mean
+    return mean + torch.where(apart.abs() < least, 0.0, apart)
 
 
 def scored(stage: Stage, credits: dict[str, Tensor]) -> Scores:

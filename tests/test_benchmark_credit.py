@@ -123,6 +123,16 @@ def test_a_broadcast_identifies_no_one_and_that_is_counted(folder: Path, rows: p
     assert line.split()[3] == "-" and "0%" in line and all(f"\n{m}" in table for m in (*ASKED, *trial.CONTROLS))
 
 
+def test_rounding_names_no_one() -> None:
+    """What float32 adds to a broadcast is taken out, what a method says is not."""
+    shared = torch.linspace(-1e-6, 1, 24).reshape(4, 6, 1).expand(4, 6, 3)
+    said = shared + 3e-8 * torch.arange(3)
+    returns = torch.full((6,), 5.0)
+    assert not (credit.without_rounding(said, returns, 2).diff(dim=-1)).any()
+    clear = shared + 1e-3 * torch.arange(3)
+    torch.testing.assert_close(credit.without_rounding(clear, returns, 2), clear.double())
+
+
 def test_running_again_does_only_what_is_missing(
     folder: Path, rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,6 +151,7 @@ def _panel(axes: Axes, panel: Panel, colours: ScalarMappable) -> None:
         t + 0.5, agent, 22, "#ffd700", marker="*", edgecolors="black", linewidths=0.5, zorder=5, transform=beside
     )
     axes.set_xlim(-0.5, steps - 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     axes.spines[:].set_visible(False)
 

@@ -64,10 +64,10 @@ def draw(data: Data) -> Figure:
                 )
             axes.grid(axis="y", linewidth=0.3, color="#dddddd")
             axes.axhline(0.5 if "culprit" in label else 0, color="#888888", linewidth=0.6, linestyle=":", zorder=0)
-            axes.set_xticks(range(len(STAGES)), [style.wrap(name, 9) for name in STAGES])
+            axes.set_xticks(range(len(STAGES)), [style.wrap(name, 9) for name in STAGES], fontsize=5.5)
             axes.set_ylabel(label if j == 0 else "")
         handles = [look.line() for look in mine]
-        panels[0, j].legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=5.5, handlelength=3)
+        panels[0, j].legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=5, handlelength=2.4)
     return figure
 
 
