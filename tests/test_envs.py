@@ -293,7 +293,7 @@ def test_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     printing = envs.parallel_env("el_farol", render_mode="human")
     printing.reset(seed=0)
     episode(printing)
-    assert "guests 60 0 0 0 0 0 0, home 0" in capsys.readouterr().out
+    assert "guests of night 1: 60, night 2: 0" in capsys.readouterr().out
     silent = envs.parallel_env("el_farol")
     silent.reset()
     with pytest.raises(ValueError, match="render_mode set to one of human, ansi, rgb_array"):
