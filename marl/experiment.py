@@ -253,7 +253,10 @@ def assign_uncounted(chain: Chain, trajectory: Trajectory, training: Training | 
     before = simulator.steps
     credit = chain.assign(trajectory)
     simulator.steps = before
-    return credit.gather(-1, trajectory.action[..., None])[..., 0] if credit.dim() == 4 else credit
+    if credit.dim() != 4:
+        return credit
+    # Of every action: what multiplies grad log pi of the one taken is pi(a) w_a.
+    return (trajectory.probs * credit).gather(-1, trajectory.action[..., None])[..., 0]
 
 
 @dataclass(frozen=True)

@@ -295,8 +295,9 @@ def test_measuring_costs_training_nothing(name: str) -> None:
     measured = assign_uncounted(chain, tau)
     assert not chain.context.simulator.steps.any()
     whole = chain.assign(tau)
-    taken = whole.gather(-1, tau.action[..., None])[..., 0] if chain.gives is Signal.ACTIONS else whole
-    assert torch.equal(measured, taken)
+    if chain.gives is Signal.ACTIONS:  # what multiplies grad log pi of the action taken
+        whole = (tau.probs * whole).gather(-1, tau.action[..., None])[..., 0]
+    assert torch.equal(measured, whole)
     asks = bool({"simulator", "truth"} & set(method.needs))
     assert bool((chain.context.simulator.steps > 0).all()) == asks
 
