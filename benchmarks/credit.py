@@ -62,6 +62,8 @@ class Options(Common):
     """updates of training, of judged policies and of each method for its final score (default: 80; with --quick 60)"""
     replays: int = 32
     """replays of each value of the truth, where it cannot be had exactly"""
+    memory: int = 1024
+    """MiB that an oracle may hold at once; a game that does not fit is sampled instead of enumerated"""
     oracles: bool = False
     """check the oracles themselves instead, as python -m benchmarks.oracles does"""
 
@@ -74,6 +76,7 @@ class Protocol(NamedTuple):
     fits: int
     updates: int
     replays: int
+    memory: int
     threads: int
 
 
@@ -98,7 +101,7 @@ class Cell:
     def stages(self) -> tuple[Stage, ...]:
         """What all methods of this game are asked about."""
         how = self.protocol
-        return stages(self.game, json.dumps(self.knobs), how.updates, how.seeds, how.episodes, how.replays)
+        return stages(self.game, json.dumps(self.knobs), how.updates, how.seeds, how.episodes, how.replays, how.memory)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -115,6 +118,7 @@ class Cell:
                 "episodes": how.episodes,
                 "fitted on": how.fits,
                 "replays": how.replays,
+                "memory": how.memory,
                 "stages": [0, *PROGRESS],
                 "marks": MARKS,
                 "trained by": NEUTRAL,
@@ -190,7 +194,7 @@ def settings(quick: bool) -> list[tuple[str, dict[str, Any]]]:
 
 def plan(options: Options) -> list[Cell]:
     """Every cell of the run. Raises ValueError, one sentence, for anything in it that cannot be."""
-    check_counts(options, "seeds", "episodes", "fits", "updates", "replays", "workers", "threads")
+    check_counts(options, "seeds", "episodes", "fits", "updates", "replays", "memory", "workers", "threads")
     quick = options.quick
     protocol = Protocol(
         options.seeds or (3 if quick else 5),
@@ -198,6 +202,7 @@ def plan(options: Options) -> list[Cell]:
         options.fits,
         options.updates or (60 if quick else 80),
         options.replays,
+        options.memory,
         options.threads,
     )
     chosen, game = chosen_methods(options), chosen_game(options)
@@ -397,7 +402,7 @@ def _seconds(cell: Cell) -> float:
 def answer(options: Options) -> None:
     """Plan, run what is missing, print the table, draw the figures."""
     if options.oracles:
-        oracles.answer(oracles.Options(quick=options.quick, out=options.out, force=options.force))
+        oracles.answer(oracles.Options(options.quick, options.memory, options.out, force=options.force))
         return
     folder = options.out or Path("results") / ("credit" + "-quick" * options.quick)
     cells = plan(options)

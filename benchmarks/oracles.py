@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Options:
 
     quick: bool = False
     """a quarter of the replays"""
+    memory: int = 1024
+    """MiB that an oracle may hold at once"""
     out: Path | None = None
     """folder for the cells; figures go to its subfolder figures (default: results/oracles)"""
     workers: int = 1
@@ -52,6 +54,7 @@ class Cell:
     ways: tuple[str, ...] = ("exact", "sampled")  # agreement: the first is taken as true
     replays: tuple[int, ...] = REPLAYS
     episodes: tuple[int, ...] = (256,)
+    memory: int = 1024  # MiB
 
     @cached_property
     def loaded(self) -> Env[Any]:
@@ -71,6 +74,7 @@ class Cell:
             "kind": self.kind,
             "ways": list(self.ways),
             "replays": list(self.replays),
+            "memory": self.memory,
             "episodes": list(self.episodes),
             "seeds": [0],
             "threads": 1,
@@ -156,7 +160,7 @@ def ask(cell: Cell, how: str, replays: int, episodes: int, dtype: torch.dtype = 
     """The oracle's answer about episodes of random play, and the seconds it took."""
     tau = rollout(cell.loaded, None, episodes, purpose="oracles", dtype=dtype)
     started = time.perf_counter()
-    found = oracle(cell.loaded, None, tau, cell.kind, how=how, replays=replays)
+    found = oracle(cell.loaded, None, tau, cell.kind, how=how, replays=replays, memory=cell.memory << 20)
     return found, time.perf_counter() - started
 
 
@@ -214,8 +218,8 @@ def run_cell(cell: Cell, folder: Path) -> None:
 
 def answer(options: Options) -> None:
     """Plan, check what is missing, print the tables, draw the figures."""
-    check_counts(options, "workers")
-    cells = plan(options.quick)
+    check_counts(options, "workers", "memory")
+    cells = [replace(cell, memory=options.memory) for cell in plan(options.quick)]
     folder = options.out or Path("results") / ("oracles" + "-quick" * options.quick)
     prepare(folder)
     todo = missing(cells, folder, options.force)

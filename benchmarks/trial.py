@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,11 +58,14 @@ def kinds(game: Env[Any]) -> tuple[str, str, str]:
 
 
 @lru_cache(maxsize=1)
-def stages(game: str, knobs: str, updates: int, seeds: int, episodes: int, replays: int) -> tuple[Stage, ...]:
-    """Before training, half-way and nearly trained (`PROGRESS`); the same for all methods. knobs: JSON."""
+def stages(
+    game: str, knobs: str, updates: int, seeds: int, episodes: int, replays: int, memory: int = 1024
+) -> tuple[Stage, ...]:
+    """Before training, half-way and nearly trained (`PROGRESS`); the same for all methods. knobs: JSON; memory: MiB."""
     loaded = marl.load(game, **json.loads(knobs))
     names = list(range(TUNING, TUNING + seeds))
-    return tuple(_stage(loaded, steps, actor, episodes, replays) for steps, actor in policies(loaded, names, updates))
+    ask = partial(oracle, replays=replays, memory=memory << 20)
+    return tuple(_stage(loaded, steps, actor, episodes, ask) for steps, actor in policies(loaded, names, updates))
 
 
 def policies(game: Env[Any], seeds: list[int], updates: int) -> list[tuple[int, Actor]]:
@@ -82,9 +85,9 @@ def policies(game: Env[Any], seeds: list[int], updates: int) -> list[tuple[int, 
     return [found[k] for k in chosen]
 
 
-def _stage(game: Env[Any], steps: int, actor: Actor, episodes: int, replays: int) -> Stage:
+def _stage(game: Env[Any], steps: int, actor: Actor, episodes: int, ask: Callable[..., Truth]) -> Stage:
     trajectory = rollout(game, actor, episodes, list(actor.seeds), purpose=PURPOSE)
-    truths = {kind: oracle(game, actor, trajectory, kind, replays=replays) for kind in kinds(game)}
+    truths = {kind: ask(game, actor, trajectory, kind) for kind in kinds(game)}
     bad = failed(trajectory, truths[kinds(game)[2]].values)
     return Stage(steps, actor, trajectory, truths, bad, changes(game, actor, trajectory))
 
