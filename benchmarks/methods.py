@@ -9,6 +9,7 @@ from torch import Tensor
 
 from marl.credit.joint.agent_cocoa import AgentCocoa, AgentCocoaTaken
 from marl.credit.joint.agent_total import AgentTotal
+from marl.credit.joint.episode_dplusplus import EpisodeDPlusPlus
 from marl.credit.joint.first_step import FirstStep
 from marl.credit.joint.light_cone import LightCone
 from marl.credit.joint.reference import Reference
@@ -132,6 +133,7 @@ METHODS: dict[str, Method] = {
     "IPPO on own reward": Method((Local, partial(Gae, gamma=0.99)), "spatial", PPO, PPO_FIT),
     # which agent's which action
     "agent total": Method((AgentTotal,), "joint"),
+    "D++ on episodes": Method((EpisodeDPlusPlus,), "joint"),
     "first step aristocrat": Method((FirstStep,), "joint"),
     "light cone": Method((LightCone,), "joint"),
     "difference on Q": Method((partial(SimulatedQ, kind="difference", at_most=4),), "joint"),

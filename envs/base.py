@@ -150,6 +150,14 @@ class HasRewardWith(Protocol):
 
 
 @runtime_checkable
+class HasStepWith(Protocol):
+    """Agents can be removed or cloned for whole episodes."""
+
+    def step_with(self, state: Any, action: Tensor, noise: Tensor, copies: Tensor) -> Step[Any]:
+        """`step` with copies [B,N] of each agent acting alike (0 removes, 1 keeps, 1+n clones)."""
+
+
+@runtime_checkable
 class HasUnitDifferences(Protocol):
     """The frozen unit difference (O8) is known in closed form."""
 
@@ -254,6 +262,7 @@ CAPABILITIES: dict[str, type] = {
     "action_mask": HasActionMask,
     "local_rewards": HasLocalRewards,
     "reward_with": HasRewardWith,
+    "step_with": HasStepWith,
     "unit_differences": HasUnitDifferences,
     "unit_shapley": HasUnitShapley,
     "optimal_value": HasOptimalValue,

@@ -25,6 +25,7 @@ from envs.base import (
     HasRewardWith,
     HasSafeAction,
     HasScriptedPolicy,
+    HasStepWith,
     HasUnitDifferences,
     HasUnitShapley,
     default_actions,
@@ -393,6 +394,13 @@ def capabilities_hold(probe: RulesProbe) -> Iterator[str]:
                 same = rules.reward_with(state, action, noise, torch.ones_like(action))
                 if found := difference(record.reward[t], same, EXACT, ("row",), "reward"):
                     yield f"reward_with one copy of everyone is not the reward of step {t}: {found}"
+            if isinstance(rules, HasStepWith):
+                after = type(record.after)(*(x[t] for x in record.after))
+                step = rules.step_with(state, action, noise, torch.ones_like(action))
+                if found := difference(record.reward[t], step.reward, EXACT, ("row",), "reward") or difference(
+                    after, step.state, EXACT, ("row",)
+                ):
+                    yield f"step_with one copy of everyone is not step {t}: {found}"
     if isinstance(rules, HasOptimalValue):
         over = type(record.after)(*(x[-1] for x in record.after))
         if bool((rules.optimal_value(over)[record.done[-1]] != 0).any()):

@@ -189,14 +189,19 @@ class Cleanup(Env[CleanupState]):
 
     def step(self, state: CleanupState, action: Tensor, noise: Tensor) -> Step[CleanupState]:
         """Eat and clean, then let apples grow and dirt come; apples grow by the waste that was there before."""
+        return self.step_with(state, action, noise, torch.ones_like(action))
+
+    def step_with(self, state: CleanupState, action: Tensor, noise: Tensor, copies: Tensor) -> Step[CleanupState]:
+        """A step with `copies` [B,N] of each agent; the unit 1/N of the reward stays."""
         dtype = state.waste.dtype
         dirt_steps, growth_steps = _on(self._knobs, state.waste.device)
         u = noise.double()  # so that a float32 game meets the same luck as a float64 one
         grown = (u[:, :1] >= growth_steps[state.waste.long()]).sum(-1).to(dtype)
         dirt = (u[:, 1:] >= dirt_steps).sum(-1).to(dtype)
-        eaten = self._eaten(state, (action == HARVEST).sum(-1).to(dtype))
+        eaten = self._eaten(state, ((action == HARVEST) * copies).sum(-1).to(dtype))
         apples = (state.apples - eaten + grown).clamp(max=self.apples)
-        waste = ((state.waste - (action == CLEAN).sum(-1)).clamp(min=0) + dirt).clamp(max=self.waste)
+        cleaned = ((action == CLEAN) * copies).sum(-1)
+        waste = ((state.waste - cleaned).clamp(min=0) + dirt).clamp(max=self.waste)
         done = torch.zeros_like(state.t, dtype=torch.bool)
         return Step(CleanupState(state.t + 1, waste, apples), eaten / self.n_agents, done)
 
@@ -216,8 +221,7 @@ class Cleanup(Env[CleanupState]):
 
     def reward_with(self, state: CleanupState, action: Tensor, noise: Tensor, copies: Tensor) -> Tensor:
         """[B]: this step's reward with copies [B,N] of each harvester; the unit 1/N stays."""
-        harvesters = ((action == HARVEST) * copies.to(state.waste.dtype)).sum(-1)
-        return self._eaten(state, harvesters) / self.n_agents
+        return self.step_with(state, action, noise, copies).reward
 
     def reset_atoms(self) -> Atoms:
         """Nothing is drawn at the start."""

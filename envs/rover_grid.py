@@ -19,8 +19,9 @@ Knobs (unit, allowed):
 Isolates: tightly coupled spatial credit with travel in between. With fewer than coupling - 1 others near a point, no
 single rover's action changes the reward, and the difference reward is 0 for everyone; D++ asks what clones of the rover
 would have earned, and pays V / (clones needed). With more than `coupling` rovers near a point the difference is 0
-again, since each one could be spared. `reward_with` answers both (copies 0 removes, 1 + n adds n clones) on the
-recorded trajectory: who was where, and which points were already paid, stay as recorded.
+again, since each one could be spared. `reward_with` answers both (copies 0 removes, 1 + n adds n clones) for one step:
+who was where, and which points were already paid, stay as recorded. `step_with` goes on from there, so that clones who
+walk along for a whole episode find paid what they got paid.
 Grows harder with coupling (towards N), size / radius and n_points / horizon; N beyond what is needed dilutes.
 
 Source: the rover domain of Agogino & Tumer (2004, 2008) on a grid; Rahmattalabi, Chung, Colby & Tumer, "D++: Structural
@@ -433,10 +434,12 @@ class RoverGrid(Env[RoverState]):
     def step(self, state: RoverState, action: Tensor, noise: Tensor) -> Step[RoverState]:
         """Move, then pay the points that have rovers enough. noise [B,0]."""
         rover = self._moved(state, action)
-        due = self._due(state, self._near(rover, state).sum(1))
-        reward = torch.where(due, state.value, 0).sum(1)
-        after = RoverState(state.t + 1, rover, state.point, state.value, state.paid | due)
-        return Step(after, reward, torch.zeros_like(state.t, dtype=torch.bool))
+        return self._settled(state, rover, self._near(rover, state).sum(1))
+
+    def step_with(self, state: RoverState, action: Tensor, noise: Tensor, copies: Tensor) -> Step[RoverState]:
+        """A step with `copies` [B,N] of each rover where it is; what they get paid stays paid."""
+        rover = self._moved(state, action)
+        return self._settled(state, rover, (self._near(rover, state) * copies[:, :, None]).sum(1))
 
     def local_rewards(self, state: RoverState, action: Tensor, noise: Tensor) -> Tensor:
         """[B,N]: of every point paid in this step an equal share V_p / n_p for each rover near it; they sum to r."""
@@ -447,9 +450,7 @@ class RoverGrid(Env[RoverState]):
 
     def reward_with(self, state: RoverState, action: Tensor, noise: Tensor, copies: Tensor) -> Tensor:
         """[B]: this step's reward with `copies` [B,N] of each rover where it is; points paid before stay paid."""
-        near = self._near(self._moved(state, action), state)
-        present = (near * copies[:, :, None]).sum(1)
-        return torch.where(self._due(state, present), state.value, 0).sum(1)
+        return self.step_with(state, action, noise, copies).reward
 
     def observe(self, state: RoverState) -> Tensor:
         """[B,N,4P+2N]: own cell, then (dx, dy, value / 3, paid) of each point, then the others' offsets."""
@@ -471,6 +472,13 @@ class RoverGrid(Env[RoverState]):
 
     def _others(self, device: torch.device) -> Tensor:
         return _others(self.n_agents, device)
+
+    def _settled(self, state: RoverState, rover: Tensor, present: Tensor) -> Step[RoverState]:
+        """The step that ends with rovers at `rover` [B,N,2] and `present` [B,P] of them near each point."""
+        due = self._due(state, present)
+        reward = torch.where(due, state.value, 0).sum(1)
+        after = RoverState(state.t + 1, rover, state.point, state.value, state.paid | due)
+        return Step(after, reward, torch.zeros_like(state.t, dtype=torch.bool))
 
     def _moved(self, state: RoverState, action: Tensor) -> Tensor:
         """[B,N,2]: the cells after the moves."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import Env, HasActionMask, HasRewardWith, flatten, map_state, repeat, stack, take
+from envs.base import Env, HasActionMask, HasRewardWith, HasStepWith, flatten, map_state, repeat, stack, take
 from envs.noise import uniform
 from marl.types import Noise, Policy, Trajectory
 
@@ -367,6 +367,32 @@ class Simulator:
                 state, alive = step.state, alive & ~step.done
             self.charge(rows, lived, trajectory.action.shape[1])
         return total
+
+    def totals_with(self, trajectory: Trajectory, copies: Tensor) -> Tensor:
+        """Returns [B,K] of the recorded episodes with copies [K,N] of each agent acting, all actions as recorded.
+
+        By `step_with`; where a game is over after one step, `reward_with` is enough. Costs up to K T steps an episode.
+        """
+        game, K, (T, B) = self.game, len(copies), trajectory.reward.shape
+        found = []
+        with torch.inference_mode():
+            for rows in torch.arange(B, device=copies.device).split(max(1, self.at_once(trajectory) // K)):
+                state = repeat(take(map_state(lambda x: x[0], trajectory.state), rows), K)
+                many, alive = copies.repeat(len(rows), 1), trajectory.alive[0, rows].repeat_interleave(K)
+                total, lived = trajectory.reward.new_zeros(len(many)), alive.new_zeros(len(many), dtype=torch.int64)
+                for t in range(T):
+                    action = trajectory.action[t, rows].repeat_interleave(K, 0)
+                    noise = trajectory.noise[t, rows].repeat_interleave(K, 0)
+                    lived = lived + alive
+                    if isinstance(game, HasStepWith):
+                        state, reward, done = game.step_with(state, action, noise, many)
+                    else:
+                        assert isinstance(game, HasRewardWith)
+                        reward, done = game.reward_with(state, action, noise, many), ~alive
+                    total, alive = total + reward * alive, alive & ~done
+                self.charge(rows.repeat_interleave(K), lived, B)
+                found.append(total.reshape(-1, K))
+        return torch.cat(found)
 
 
 def _widen(state: Any, born: Any, rows: int) -> Any:

@@ -35,6 +35,7 @@ from envs.base import (
     HasOptimalValue,
     HasRewardWith,
     HasSafeAction,
+    HasStepWith,
     default_actions,
     map_state,
 )
@@ -200,6 +201,7 @@ PARTS: dict[str, tuple[set[str], type]] = {
     "reward_with": ({"DPlusPlus"}, HasRewardWith),
     "optimal_value": ({"DifferencePotential", "OptimalShaping"}, HasOptimalValue),
     "light_cone": ({"LightCone"}, HasLightCone),
+    "step_with": ({"EpisodeDPlusPlus"}, HasStepWith),
 }  # optional part of a game -> the operators that cannot do without it
 
 
@@ -211,7 +213,8 @@ def lacking(method: Method, game: Env[Any]) -> str | None:
         return "safe actions"
     used = {operator_class(op).__name__ for op in method.chain}
     for name, (operators, kind) in PARTS.items():
-        if operators & used and not isinstance(game, kind):
+        one_shot = name == "step_with" and game.horizon == 1 and isinstance(game, HasRewardWith)  # then it is enough
+        if operators & used and not isinstance(game, kind) and not one_shot:
             return name
     return None
 

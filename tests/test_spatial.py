@@ -14,9 +14,12 @@ from torch import Tensor
 from benchmarks.methods import METHODS
 from envs.base import Env, HasRewardWith
 from envs.el_farol import ElFarol
+from envs.key_door import KeyDoor
 from envs.matrix_game import MatrixGame
+from envs.rover_grid import RoverGrid
 from envs.walking_robot import WalkingRobot
 from marl.credit.base import Chain, ChainError, Context, Credit, Learned, Signal
+from marl.credit.joint.episode_dplusplus import EpisodeDPlusPlus
 from marl.credit.joint.light_cone import LightCone
 from marl.credit.spatial.aristocrat import Aristocrat
 from marl.credit.spatial.difference import Difference
@@ -86,6 +89,35 @@ def test_dplusplus_on_a_game() -> None:
         better = [(worth(1 + n) - worth(1)) / n for n in range(1, 5)]
         want = next((x for x in better if x > want + 1e-9), want)
         assert float(found[0, b, i]) == pytest.approx(want, abs=1e-9)
+
+
+def test_dplusplus_on_episodes() -> None:
+    """Rovers with clones that walk along: every episode lived again one by one; in one step it is the plain D++."""
+    game = RoverGrid(3, 6, 2, 2, horizon=8)
+    tau = played(game)
+    found = given(partial(EpisodeDPlusPlus, baseline="none"), game, tau)
+    T, B, N = tau.action.shape
+    by_steps, overpaid = given(DPlusPlus, game, tau).sum(0), 0
+    for b, i in product(range(B), range(N)):
+
+        def worth(n: int, b: int = b, i: int = i) -> float:
+            copies = torch.ones(1, N, dtype=torch.int64)
+            copies[0, i] = n
+            state, total = type(tau.state)(*(x[0, b : b + 1] for x in tau.state)), 0.0
+            for t in range(T):
+                state, reward, _ = game.step_with(state, tau.action[t, b : b + 1], tau.noise[t, b : b + 1], copies)
+                total += float(reward)
+            return total
+
+        want = worth(1) - worth(0)
+        better = [(worth(1 + n) - worth(1)) / n for n in range(1, N)]
+        want = next((x for x in better if x > want + 1e-9), want)
+        assert found[:, b, i].tolist() == pytest.approx([want] * T, abs=1e-9)
+        overpaid += float(by_steps[b, i]) > want + 1e-9
+    assert overpaid > 0  # steps summed pay for waiting, so that the two really differ here
+    bar = ElFarol(5, 2, 2.0)
+    once = played(bar)
+    assert torch.equal(given(partial(EpisodeDPlusPlus, baseline="none"), bar, once), given(DPlusPlus, bar, once))
 
 
 # Shapley.
@@ -343,6 +375,8 @@ def test_operators_name_what_they_miss() -> None:
     """One sentence: which part of the contract, which game."""
     with pytest.raises(ChainError, match="DPlusPlus needs reward_with, and TinyMdp does not have it"):
         DPlusPlus(Context(TinyMdp()))
+    with pytest.raises(ChainError, match="EpisodeDPlusPlus needs step_with, and KeyDoor does not have it"):
+        EpisodeDPlusPlus(Context(KeyDoor()))
     with pytest.raises(ChainError, match="LightCone needs light_cone, and ElFarol does not declare it"):
         LightCone(Context(ElFarol()))
     with pytest.raises(ChainError, match="Shapley: orders=0 is not allowed; it must be 1 or more"):

@@ -32,9 +32,7 @@ class DPlusPlus(Credit):
         """[T,B] -> [T,B,N]."""
         T, B, N = trajectory.action.shape
         simulator, fact = self.context.simulator, signal.flatten()
-        numbers = torch.tensor([0, *range(2, N + 1)], device=signal.device)  # removed, then 1 .. N-1 clones
-        me = torch.eye(N, dtype=torch.int64, device=signal.device)
-        copies = (1 + me * (numbers[:, None, None] - 1)).transpose(0, 1).flatten(0, 1)  # [N * N, N]
+        copies = clone_counts(N, signal.device)
         out = signal.new_zeros(T * B, N)
         for cells in simulator.live_cells(trajectory, N * N):
             found = simulator.paid_with(trajectory, cells, copies).unflatten(1, (N, N))
@@ -49,3 +47,10 @@ def first_that_helps(difference: Tensor, gain: Tensor) -> Tensor:
     helps = each > difference[..., None] + 1e-9 * difference.abs().amax().clamp(min=1)
     first = each.gather(-1, helps.int().argmax(-1, keepdim=True))[..., 0] if gain.shape[-1] else difference
     return torch.where(helps.any(-1), first, difference)
+
+
+def clone_counts(n_agents: int, device: torch.device) -> Tensor:
+    """[N * N, N] copies of each agent: agent i removed, then with 1 .. N-1 clones; i after i."""
+    numbers = torch.tensor([0, *range(2, n_agents + 1)], device=device)
+    me = torch.eye(n_agents, dtype=torch.int64, device=device)
+    return (1 + me * (numbers[:, None, None] - 1)).transpose(0, 1).flatten(0, 1)
