@@ -10,8 +10,12 @@ import torch
 
 import marl
 from benchmarks import published
-from benchmarks.published import ENTRIES, Above, Below, Cell, Near, estimate
-from marl.learn.q_learning import QLearning
+from benchmarks.claims import ENTRIES
+from benchmarks.claims.base import Above, Below, Compared, Entry, Near, Rule, near
+from benchmarks.claims.decomposition import q_total
+from benchmarks.methods import METHODS
+from benchmarks.published import Cell, estimate
+from marl.learn.q_learning import QLearning, values
 from marl.results import read
 
 CHEAP = ("climbing-rows", "bar-attendance")
@@ -32,7 +36,7 @@ CHEAP = ("climbing-rows", "bar-attendance")
         (Above(0), float("nan"), float("nan"), "unclear"),
     ],
 )
-def test_a_verdict_is_the_intervals(rule: published.Rule, low: float, high: float, verdict: str) -> None:
+def test_a_verdict_is_the_intervals(rule: Rule, low: float, high: float, verdict: str) -> None:
     """Wholly inside, wholly outside, or across; without an interval nobody knows."""
     assert rule.verdict(low, high) == verdict
 
@@ -50,24 +54,24 @@ def test_every_entry_can_be_asked(name: str) -> None:
     """Its game exists with these knobs, its methods are in the list, and its cell has a configuration of its own."""
     entry = ENTRIES[name]
     assert entry.claim and entry.source and entry.numbers
-    assert Cell(name, 2).config["game"].startswith("credit/")
-    if isinstance(entry.measure, published.Compared):
+    assert Cell(name, 2).config["game"].startswith(("credit/", "benchmarks.claims."))
+    if isinstance(entry.measure, Compared):
         allowed = {m for pair in entry.measure.pairs for m in pair} | {f"{a} - {b}" for a, b in entry.measure.pairs}
         assert {number.name for number in entry.numbers} <= allowed
         for method in {m for pair in entry.measure.pairs for m in pair}:
-            published.METHODS[method].credit(Cell(name, 1).game)
+            METHODS[method].credit(Cell(name, 1).game)
 
 
 def test_q_total_reads_the_table_it_was_given() -> None:
     """VDN's Q_tot is the sum of what each agent's network says, state by state and action by action."""
     game = marl.load("credit/matrix_game-v0", payoff="two_step")
     training = QLearning(mixer="vdn").begin(game, (3, 8))
-    found = published.q_total(training, game)
+    found = q_total(training, game)
     assert found.shape == (2, 3, 2, 2)
     with torch.no_grad():
         for s, k in ((0, 1), (1, 2)):
             obs = torch.eye(3)[k].expand(2, 2, 3)  # one row a seed
-            q = published.values(training.net, obs)[s]
+            q = values(training.net, obs)[s]
             assert torch.allclose(found[s, k], q[0][:, None] + q[1][None], atol=1e-6)
 
 
@@ -81,7 +85,7 @@ def test_exact_rows_end_to_end_and_resume(tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "figures" / "published.md").read_text().count("| yes |") == 5
     before = {f.name: f.stat().st_mtime_ns for f in tmp_path.glob("*.parquet")}
     with pytest.MonkeyPatch.context() as patch:
-        wrong = published.Entry(**{**vars(ENTRIES[CHEAP[0]]), "numbers": (published.near("row_2", 5.0, 0.1),)})
+        wrong = Entry(**{**vars(ENTRIES[CHEAP[0]]), "numbers": (near("row_2", 5.0, 0.1),)})
         patch.setitem(ENTRIES, CHEAP[0], wrong)
         assert published.main(arguments) == 0
     assert "0 to measure" in (said := capsys.readouterr().out) and "2 yes, 1 no" in said
@@ -91,7 +95,7 @@ def test_exact_rows_end_to_end_and_resume(tmp_path: Path, capsys: pytest.Capture
 def test_pairs_are_differences_of_seeds() -> None:
     """A method against itself is exactly 0 on every seed."""
     game = marl.load("credit/quorum-v0", n_agents=3, quorum=2)
-    found = published.Compared((("team + return", "team + return"),), 2)(game, (0, 1))
+    found = Compared((("team + return", "team + return"),), 2)(game, (0, 1))
     assert (found["team + return - team + return"] == 0).all() and len(found["team + return"]) == 2
 
 
