@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,6 +78,12 @@ class Question:
     seeds: tuple[int, int] = (30, 5)
     quick_methods: tuple[str, ...] = ()  # in place of `methods` with --quick; none: the same
     too_much: Callable[[str, dict[str, Any], str], str] = lambda game, knobs, method: ""  # why a default is left out
+    own: Mapping[str, Method] = field(default_factory=dict)  # methods that it brings, by legend names that are free
+
+    @property
+    def catalogue(self) -> dict[str, Method]:
+        """Every method that it can be asked about, by legend name; its own come last, so they change no colour."""
+        return {**METHODS, **self.own}
 
 
 def main(question: Question, arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +91,7 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(Options, arguments, question.program)
         if options.list:
-            print(listing())
+            print(listing(question.catalogue))
             return 0
         answer(question, options)
     except (ValueError, UsageError) as error:  # every refusal of ours is a ValueError with one sentence
@@ -97,10 +103,10 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def listing() -> str:
+def listing(methods: Mapping[str, Method] = METHODS) -> str:
     """Every method with its family, what it needs and what it costs; from the code's own declarations."""
     lines = [f"{'method':26s} {'family':10s} chain; needs (+: privileged); counterfactual steps for B episodes"]
-    for name, m in METHODS.items():
+    for name, m in methods.items():
         parts = []
         for part in _somewhere(m).parts:
             flags = [word for word in ("aligned", "efficient") if getattr(part, word)]
@@ -158,7 +164,7 @@ def plan(question: Question, options: Options) -> list[Cell]:
     if options.methods and not chosen:
         raise UsageError(f"--methods {' '.join(options.methods)!r} names no method (see --list)")
     own = (options.quick and question.quick_methods) or question.methods
-    names = pick(chosen) if chosen else list(own)
+    names = pick(chosen, question.catalogue) if chosen else list(own)
     settings = question.settings(options.quick)
     if options.env is not None:
         name = envs.game_id(options.env) if options.env in envs.GAMES else options.env
@@ -174,7 +180,8 @@ def plan(question: Question, options: Options) -> list[Cell]:
             steps, budget = episodes * loaded.horizon, f"{episodes} episodes"
         evaluation = OUTSIDE_EVALUATION if outside else EVALUATION
         mine = [m for m in names if chosen or not question.too_much(game, knobs, m)]
-        cells += [Cell(question.name, game, knobs, m, seeds, steps, options.threads, evaluation, budget) for m in mine]
+        shared = (seeds, steps, options.threads, evaluation, budget)
+        cells += [Cell(question.name, game, knobs, m, *shared, question.catalogue) for m in mine]
     if not chosen:
         return _fitting(cells)
     for cell in cells:
@@ -300,7 +307,10 @@ def final_table(folder: Path, cells: set[str]) -> str:
     metric_of = {s: "final_score" if (s, "final_score") in scored else "final_return" for s in label}
     only = set(metric_of.values()) if len(set(metric_of.values())) == 1 else {"final_score"}
     named = {s: label[s] + ("" if metric_of[s] in only else " (return)") for s in label}
-    methods = {m: m for m in METHODS if m in set(rows["method"])}
+    ranks = {c["method"]["name"]: c["method"]["rank"] for c in data.configs}
+    listed = list(METHODS)
+    own = len(listed)  # methods that a question brought come after, as they stand there
+    methods = {m: m for m in sorted(ranks, key=lambda m: (listed.index(m) if m in listed else own, ranks[m]))}
     down: dict[Any, str] = methods
     across: dict[Any, str] = named
     value: dict[Any, float] = {(m, s): found.get((m, s, metric_of[s]), float("nan")) for m in methods for s in named}

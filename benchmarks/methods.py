@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import partial
 
@@ -147,17 +148,17 @@ METHODS: dict[str, Method] = {
 }
 
 
-def rank(name: str) -> int:
+def rank(name: str, methods: Mapping[str, Method] = METHODS) -> int:
     """A method's place in its family: with the family, its colour in every figure."""
-    family = METHODS[name].family
-    return [n for n, m in METHODS.items() if m.family == family].index(name)
+    family = methods[name].family
+    return [n for n, m in methods.items() if m.family == family].index(name)
 
 
-def pick(names: list[str]) -> list[str]:
+def pick(names: list[str], methods: Mapping[str, Method] = METHODS) -> list[str]:
     """Check legend names. Raises ValueError, one sentence, naming the closest method."""
     for name in names:
-        if name not in METHODS:
-            close = get_close_matches(name, METHODS, n=1)
+        if name not in methods:
+            close = get_close_matches(name, methods, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"there is no method {name!r}{hint}; --list shows all {len(METHODS)} of them")
+            raise ValueError(f"there is no method {name!r}{hint}; --list shows all {len(methods)} of them")
     return list(dict.fromkeys(names))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -20,7 +20,7 @@ import torch
 import marl
 from benchmarks.methods import METHODS, rank
 from envs.base import Env, MayRefuseBranches
-from marl.experiment import Experiment, failed, judge_walks, run
+from marl.experiment import Experiment, Method, failed, judge_walks, run
 from marl.results import cell_id, credit_columns, done, write_cell
 from marl.tensorboard import logged
 
@@ -54,20 +54,21 @@ class Cell:
     threads: int = 1  # torch threads: part of the configuration, for floating point depends on it
     evaluation: tuple[int, int, int] = (16, 32, 320)  # points, episodes at each, episodes at the end
     budget: str = ""  # what games of different horizons have in common, where that is not `steps`
+    methods: Mapping[str, Method] = field(default_factory=lambda: METHODS)  # where the legend name is looked up
 
     @cached_property
     def experiment(self) -> Experiment:
         """Raises ValueError, one sentence, for whatever in it cannot be."""
         game = marl.load(self.game, **self.knobs)
-        experiment = Experiment(game, METHODS[self.method], range(self.seeds), self.steps, *self.evaluation)
+        experiment = Experiment(game, self.methods[self.method], range(self.seeds), self.steps, *self.evaluation)
         experiment.method.credit(game)  # refuses a game that lacks what the method needs
         return experiment
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """All that its results depend on."""
-        method = METHODS[self.method]
-        about = {"name": self.method, "family": method.family, "rank": rank(self.method)}
+        method = self.methods[self.method]
+        about = {"name": self.method, "family": method.family, "rank": rank(self.method, self.methods)}
         return {
             "question": self.question,
             "game": self.game,
