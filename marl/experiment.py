@@ -33,7 +33,16 @@ from marl.results import Row
 from marl.rollout import greedy, rollout
 from marl.types import Policy, Trajectory
 
-PRIVILEGES = ("simulator", "local rewards", "safe action", "light cone", "optimal value", "noise", "truth")
+PRIVILEGES = (
+    "simulator",
+    "local rewards",
+    "safe action",
+    "light cone",
+    "optimal value",
+    "noise",
+    "exact hindsight",
+    "truth",
+)
 TRUTH_STEPS = 2_000_000  # the truth is simulated when B N T^2 / 2 steps stay below this
 SLOW_TRUTH_STEPS = 10_000  # ... of a game that is stepped one episode at a time
 
@@ -69,6 +78,8 @@ class Method:
         found = {need: None for op in self.chain for need in operator_class(op).needs}
         if any("safe" in operator_knobs(op).values() for op in self.chain):
             found["safe action"] = None
+        if any(operator_knobs(op).get("exact") is not None for op in self.chain):
+            found["exact hindsight"] = None
         return tuple(found)
 
     @property
