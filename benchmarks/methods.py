@@ -15,6 +15,8 @@ from marl.credit.joint.first_step import FirstStep
 from marl.credit.joint.light_cone import LightCone
 from marl.credit.joint.reference import Reference
 from marl.credit.joint.simulated_q import SimulatedQ
+from marl.credit.joint.stas import Stas
+from marl.credit.joint.tar2 import Tar2
 from marl.credit.spatial.aristocrat import Aristocrat
 from marl.credit.spatial.coma import Coma
 from marl.credit.spatial.decomposition import Decomposition
@@ -139,6 +141,8 @@ METHODS: dict[str, Method] = {
     "light cone": Method((LightCone,), "joint"),
     "difference on Q": Method((partial(SimulatedQ, kind="difference", at_most=4),), "joint"),
     "aristocrat on Q": Method((partial(SimulatedQ, at_most=4),), "joint"),
+    "STAS + return": Method((Stas, MonteCarlo), "joint"),
+    "TAR2 + return": Method((Tar2, MonteCarlo), "joint"),
     "agent COCOA": Method((AgentCocoa,), "joint"),
     "agent COCOA feature": Method((partial(AgentCocoa, outcome="features"),), "joint"),
     "agent COCOA sampled": Method((AgentCocoaTaken,), "joint"),
