@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
 
 from benchmarks.figures import Data, style
 from marl import statistics
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABELS = {
-    "score": "score (0 random play, 1 best reachable)",
+    "score": "score (0 random play,\n1 best reachable)",
     "return": "return",
+    "culprit_auc": "culprit AUC\n(.5 is chance)",
+    "unit_auc": "AUC of the units that\nmatter (.5 is chance)",
+    "credit_pearson": "correlation of credit\nwith the true credit",
     "env_steps": "environment steps per seed",
     "total_steps": "simulator steps per seed (environment + counterfactual; log scale)",
 }
@@ -32,9 +37,18 @@ def needs(data: Data) -> str:
 
 
 @style.styled
-def draw(data: Data, budget: Literal["env_steps", "total_steps"] = "env_steps", columns: int = 4) -> Figure:
-    """One panel a game setting: IQM over seeds with its interval, every run faint behind it."""
-    metric = style.metric(data, "score", "return")
+def draw(
+    data: Data,
+    budget: Literal["env_steps", "total_steps"] = "env_steps",
+    columns: int = 4,
+    metrics: Sequence[str] = ("score", "return"),
+    remark: str = "",
+) -> Figure:
+    """One panel a game setting: IQM over seeds with its interval, every run faint behind it.
+
+    metrics: the first that is defined is drawn; remark: small print of its own.
+    """
+    metric = style.metric(data, *metrics)
     rows = data.rows[data.rows["metric"] == metric]
     rows = rows.assign(total_steps=rows["env_steps"] + rows["simulator_steps"])
     if budget == "total_steps" and (rows["env_steps"] > 0).any():
@@ -47,6 +61,7 @@ def draw(data: Data, budget: Literal["env_steps", "total_steps"] = "env_steps", 
     side = min(4 if columns > 1 else 2, len(entries))
     height = deep * (1.3 if columns > 1 else 2.1) + 0.5 + 0.14 * -(-len(methods) // side)
     note = "Lines: IQM over seeds; bands: its 95% stratified bootstrap interval at each point; faint lines: single runs"
+    note += "; a line ends with its shortest run" * _unequal(rows) + remark
     figure, body = style.page(width, height, data, note)
     panels = body.subplots(deep, columns, squeeze=False, sharex=True, sharey=True)
     for k, axes in enumerate(panels.flat):
@@ -80,14 +95,26 @@ def _grid(data: Data, columns: int) -> tuple[list[tuple[str, str, str]], int]:
     return cells, min(columns, len(cells))
 
 
+def _reached(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Of each point of a method's curve: have all its runs come so far?"""
+    return rows.groupby("env_steps")["seed"].nunique().to_numpy() == rows["seed"].nunique()
+
+
+def _unequal(rows: pd.DataFrame) -> bool:
+    """Do some runs of one method on one game end before others?"""
+    return any(not _reached(part).all() for _, part in rows.groupby(["game", "knobs", "method"]))
+
+
 def _curve(axes: Axes, rows: pd.DataFrame, look: style.Look, budget: str) -> None:
     """One method in one panel."""
     if rows.empty:
         return
     steps = np.sort(rows["env_steps"].unique())
     runs = style.table(rows, "env_steps")
-    asked = rows.groupby("env_steps")[budget].median().to_numpy(dtype=float)  # seeds stop at slightly different counts
-    band = statistics.bands(runs)
+    asked = (
+        rows.groupby("env_steps")[budget].median().to_numpy(dtype=float)
+    )  # seeds may be charged slightly different counts
+    band = statistics.bands(np.where(_reached(rows), runs, np.nan))  # the survivors alone would be another population
     single = [np.column_stack([asked, run]) for run in runs]
     axes.add_collection(LineCollection(single, colors=look.colour, linewidths=0.35, alpha=0.25))
     axes.fill_between(asked, band.low, band.high, color=look.colour, alpha=0.18, linewidth=0)
