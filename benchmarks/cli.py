@@ -78,6 +78,7 @@ class Question:
     seeds: tuple[int, int] = (30, 5)
     quick_methods: tuple[str, ...] = ()  # in place of `methods` with --quick; none: the same
     too_much: Callable[[str, dict[str, Any], str], str] = lambda game, knobs, method: ""  # why a default is left out
+    judges: int = 1  # seeds on which credit for random walks is judged; more of them give it an interval
     own: Mapping[str, Method] = field(default_factory=dict)  # methods that it brings, by legend names that are free
 
     @property
@@ -180,7 +181,7 @@ def plan(question: Question, options: Options) -> list[Cell]:
             steps, budget = episodes * loaded.horizon, f"{episodes} episodes"
         evaluation = OUTSIDE_EVALUATION if outside else EVALUATION
         mine = [m for m in names if chosen or not question.too_much(game, knobs, m)]
-        shared = (seeds, steps, options.threads, evaluation, budget)
+        shared = (seeds, steps, options.threads, evaluation, budget, min(seeds, question.judges))
         cells += [Cell(question.name, game, knobs, m, *shared, question.catalogue) for m in mine]
     if not chosen:
         return _fitting(cells)

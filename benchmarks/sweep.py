@@ -54,6 +54,7 @@ class Cell:
     threads: int = 1  # torch threads: part of the configuration, for floating point depends on it
     evaluation: tuple[int, int, int] = (16, 32, 320)  # points, episodes at each, episodes at the end
     budget: str = ""  # what games of different horizons have in common, where that is not `steps`
+    judges: int = 1  # seeds on which its credit for random walks is judged, each with episodes and fits of its own
     methods: Mapping[str, Method] = field(default_factory=lambda: METHODS)  # where the legend name is looked up
 
     @cached_property
@@ -78,6 +79,7 @@ class Cell:
             "threads": self.threads,
             "device": "cpu",
             **({"budget": self.budget} if self.budget else {}),
+            **({"judges": self.judges} if self.judges != 1 else {}),
         }
 
     @property
@@ -108,12 +110,15 @@ def run_cell(cell: Cell, folder: Path, tensorboard: Path | None = None) -> Path:
     rows = list(measured)
     game, method = cell.experiment.game, cell.experiment.method
     # A game from outside is stepped one episode at a time: fewer of them.
-    walks = judge_walks(game, method, 8, 3) if isinstance(game, MayRefuseBranches) else judge_walks(game, method)
+    size = (8, 3) if isinstance(game, MayRefuseBranches) else (64, 100)
+    walks = judge_walks(game, method, *size, seeds=range(cell.judges))
     credit = None
     if walks is not None:
         last = rows[-1]
-        rows += [last._replace(seed=0, metric=f"walk_{name}", value=float(v[0])) for name, v in walks.scores.items()]
-        wanted = torch.from_numpy(failed(walks.trajectory, walks.truth)).nonzero()[:SHOWN_WALKS, 0]
+        for name, values in walks.scores.items():
+            rows += [last._replace(seed=k, metric=f"walk_{name}", value=float(v)) for k, v in enumerate(values)]
+        first = torch.from_numpy(failed(walks.trajectory, walks.truth))[: size[0]]  # episodes of the first seed
+        wanted = first.nonzero()[:SHOWN_WALKS, 0]
         t = walks.trajectory
         if len(wanted):
             credit = credit_columns(0, wanted, walks.credit[:, wanted], walks.truth[:, wanted], t.alive[:, wanted])

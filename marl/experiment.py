@@ -16,6 +16,7 @@ from torch import Tensor
 
 import marl.metrics as metrics
 from envs.base import Env, HasUnitDifferences, MayRefuseBranches
+from marl.checkpoint import Checkpoint, Unusable
 from marl.credit.base import (
     Chain,
     Context,
@@ -155,38 +156,80 @@ class Stage(NamedTuple):
         return self.training.evaluated
 
 
-def learn(experiment: Experiment) -> Iterator[Stage]:
-    """Train all seeds of an experiment at once; stop at every evaluation point and at the end to be looked at."""
+class Run:
+    """What a run changes while it goes on: the learner's training, the chain, and the optimiser of what it learns."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        game, method, seeds = experiment.game, experiment.method, list(experiment.seeds)
+        self.training = method.learner.begin(game, seeds)
+        self.chain = method.credit(game, seeds, self.training.policy)
+        self.optimizer = adam(self.chain.parameters(), method.fit.lr) if self.chain.learns else None
+
+    def state(self) -> dict[str, Any]:
+        """All that the next update depends on."""
+        fitted = None if self.optimizer is None else self.optimizer.state_dict()
+        spent = self.chain.context.simulator.steps
+        return {"training": self.training.state(), "chain": self.chain.state_dict(), "fit": fitted, "spent": spent}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self.training.load(state["training"])
+        self.chain.load_state_dict(state["chain"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["fit"])
+        self.chain.context.simulator.steps = state["spent"]
+
+
+def begin(experiment: Experiment, kept: Checkpoint | None) -> tuple[Run, int, float]:
+    """A run, the updates behind it and the seconds it has taken: as kept, or new."""
+    now = Run(experiment)
+    try:
+        return (now, 0, 0.0) if kept is None else (now, *kept.restore(now.load))
+    except Unusable:
+        return Run(experiment), 0, 0.0
+
+
+def learn(experiment: Experiment, kept: Checkpoint | None = None) -> Iterator[Stage]:
+    """Train all seeds of an experiment at once; stop at every evaluation point and at the end to be looked at.
+
+    With a checkpoint it goes on where that left off, and keeps itself there whenever that is due.
+    """
     game, method, seeds = experiment.game, experiment.method, list(experiment.seeds)
-    learner, started = method.learner, time.perf_counter()
-    training = learner.begin(game, seeds)
-    chain = method.credit(game, seeds, training.policy)
-    critic_optimizer = adam(chain.parameters(), method.fit.lr) if chain.learns else None
-    E, marks = learner.episodes, evaluation_marks(experiment)
-    for update in range(experiment.updates):
+    started = time.perf_counter()
+    now, first, spent = begin(experiment, kept)
+    training, chain, started = now.training, now.chain, started - spent
+    E, marks = method.learner.episodes, evaluation_marks(experiment)
+    for update in range(first, experiment.updates):
         if update in marks:
             yield Stage(update, training, chain, time.perf_counter() - started)
         trajectory = rollout(game, training.policy, E, seeds, first_episode=update * E)
         signal, incoming = chain.trace(trajectory)
         training.update(trajectory, signal, update, update / experiment.updates)
-        if critic_optimizer is not None:
+        if now.optimizer is not None:
             # After the actor: no actor ever reads a critic that was fitted to the very actions it is judged by.
-            set_lr(critic_optimizer, method.fit.lr, method.fit.anneal, update / experiment.updates)
-            chain.fit(critic_optimizer, trajectory, incoming, update)
+            set_lr(now.optimizer, method.fit.lr, method.fit.anneal, update / experiment.updates)
+            chain.fit(now.optimizer, trajectory, incoming, update)
+        if kept is not None and kept.due:
+            kept.write(update + 1, time.perf_counter() - started, now.state())
     yield Stage(experiment.updates, training, chain, time.perf_counter() - started)
 
 
-def run(experiment: Experiment) -> Iterator[Row]:
+def run(experiment: Experiment, kept: Checkpoint | None = None) -> Iterator[Row]:
     """Train, and yield every measurement of every seed: what a results file holds."""
     seeds, per_update = list(experiment.seeds), experiment.game.horizon * experiment.method.learner.episodes
-    for stage in learn(experiment):
+    rows: list[Row] = []
+    told = 0
+    for stage in learn(experiment, kept):
+        rows = rows if kept is None else kept.rows  # those from before it was interrupted come first
         measured = measure(experiment, stage)
         if stage.update == experiment.updates:
             measured |= final_measure(experiment, stage.actor)
         spent = stage.chain.context.simulator.steps
         for metric, values in measured.items():
-            for s, value in enumerate(values):
-                yield Row(seeds[s], stage.update * per_update, int(spent[s]), stage.seconds, metric, float(value))
+            at = (stage.update * per_update, stage.seconds)
+            rows += [Row(seeds[s], at[0], int(spent[s]), at[1], metric, float(v)) for s, v in enumerate(values)]
+        yield from rows[told:]
+        told = len(rows)
 
 
 def evaluation_marks(experiment: Experiment) -> set[int]:
@@ -277,28 +320,30 @@ class JudgedWalks:
     trajectory: Trajectory
     credit: Tensor  # [T,B,N]
     truth: Tensor  # [T,B,N]
-    scores: dict[str, Any]  # name -> [1]
+    scores: dict[str, Any]  # name -> [S]
 
 
-def judge_walks(game: Env[Any], method: Method, episodes: int = 64, batches: int = 100) -> JudgedWalks | None:
+def judge_walks(
+    game: Env[Any], method: Method, episodes: int = 64, batches: int = 100, seeds: Sequence[int] = (0,)
+) -> JudgedWalks | None:
     """Credit is a function of the policy, so that methods are compared on one: uniformly random play.
 
     What a method learns is first fitted on `batches` batches of that policy's episodes; then all methods judge the
-    same `episodes` episodes. None where the game has no truth.
+    same `episodes` episodes a seed. Each seed has episodes and networks of its own. None where the game has no truth.
     """
-    if not has_truth(game, episodes):
+    if not has_truth(game, episodes * len(seeds)):
         return None
-    chain, training, E = method.credit(game), method.learner.begin(game, (0,)), method.learner.episodes
-    own = training.credit(rollout(game, None, 1, 0, purpose="judge")) is not None
+    chain, training, E = method.credit(game, seeds), method.learner.begin(game, seeds), method.learner.episodes
+    own = training.credit(rollout(game, None, 1, seeds, purpose="judge")) is not None
     optimizer = adam(chain.parameters(), method.fit.lr) if chain.learns else None
     for k in range(batches if own or chain.learns else 0):
-        batch = rollout(game, None, E, 0, k * E, "judge/fit")
+        batch = rollout(game, None, E, seeds, k * E, "judge/fit")
         signal, incoming = chain.trace(batch)
         if own:
             training.update(batch, signal, k, 0.0)
         if optimizer is not None:
             chain.fit(optimizer, batch, incoming, k)
-    trajectory = rollout(game, None, episodes, 0, purpose="judge")
+    trajectory = rollout(game, None, episodes, seeds, purpose="judge")
     credit = assign_uncounted(chain, trajectory, training)
     truth = oracle(game, None, trajectory, "O8").values
     return JudgedWalks(trajectory, credit, truth, judge(game, chain, trajectory, training))
