@@ -101,6 +101,11 @@ def draw(
     )
 
 
+def failed_walk(credit: pd.DataFrame) -> dict[str, Walk]:
+    """{method: the failed walk that most methods share}, of one game setting; empty where no episode failed."""
+    return _choose(credit, {})[2]
+
+
 def _page(data: Data, panels: list[Panel], columns: int, label: str, absent: list[str]) -> Figure:
     deep = -(-len(panels) // columns)
     tallest = max(panel.values.shape[1] for panel in panels)

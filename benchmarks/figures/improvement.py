@@ -61,8 +61,8 @@ def draw(data: Data) -> Figure:
     count = len(methods)
     note = (
         "P(X > Y): a random run of the row's method beats one of the column's on the same game setting (ties count "
-        f"half), averaged over settings that both have. Bold: the 95% stratified bootstrap interval ({RESAMPLES} draws) "
-        "excludes .5"
+        "half), averaged over settings that both have. "
+        f"Bold: the 95% stratified bootstrap interval ({RESAMPLES} draws) excludes .5"
     )
     width = style.COLUMN + 0.4 if count <= 6 else style.PAGE
     side = min(0.36, (width - 2.4) / count)

@@ -50,7 +50,7 @@ def draw(data: Data, columns: int = 4) -> Figure:
     columns = min(columns, len(families))
     deep = -(-len(families) // columns)
     side = -(-len(methods) // 4)
-    figure, body = style.page(style.PAGE, 1.9 * deep + 0.14 * side + 0.2, data, note)
+    figure, body = style.page(style.PAGE, 2.0 * deep + 0.14 * side + 0.2, data, note)
     panels = body.subplots(deep, columns, squeeze=False, subplot_kw={"projection": "polar"})
     angle = np.linspace(0, 2 * np.pi, len(settings), endpoint=False)
     for axes in panels.flat[len(families) :]:
