@@ -28,6 +28,12 @@ class Training(Protocol):
     def credit(self, trajectory: Trajectory) -> Tensor | None:
         """[T,B,N] the credit that the learner itself assigns; None: what its chain assigns."""
 
+    def state(self) -> dict[str, Any]:
+        """All that the next update depends on: tensors, numbers, and dictionaries and lists of them."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+
 
 class Learner(Protocol):
     """Settings, as a frozen dataclass."""

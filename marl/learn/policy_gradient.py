@@ -69,6 +69,15 @@ class Following:
     def credit(self, trajectory: Trajectory) -> None:
         """None: its credit is what the chain assigns."""
 
+    def state(self) -> dict[str, Any]:
+        """The actor and its optimiser."""
+        return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
 
 @dataclass(frozen=True)
 class Reinforce(PolicyGradient):

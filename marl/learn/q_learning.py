@@ -208,6 +208,22 @@ class QTraining:
             own = q.gather(-1, trajectory.action[..., None])[..., 0] - q.mean(-1)
         return own * trajectory.alive[..., None]
 
+    def state(self) -> dict[str, Any]:
+        """Networks, their copies, optimiser, buffer and exploration."""
+        kept = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**kept, "level": self.policy.level, "seen": self.seen, "buffer": self.buffer and list(self.buffer)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.policy.level, self.seen = state["level"], state["seen"]
+        self.buffer = None if state["buffer"] is None else Memory(*state["buffer"])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"net": self.net, "mixer": self.mixer, "old_net": self.old_net, "old_mixer": self.old_mixer}
+        return {name: part for name, part in {**parts, "optimizer": self.optimizer}.items() if part is not None}
+
     def _keep(self, new: Memory) -> None:
         """Write the episodes over the oldest ones."""
         count, room = new.action.shape[2], self.how.capacity
