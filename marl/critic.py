@@ -22,6 +22,7 @@ from marl.networks import (
     per_agent,
     per_seed,
 )
+from marl.recurrent import Gru
 from marl.types import Trajectory
 
 
@@ -39,6 +40,7 @@ class Fit:
     clip: float | None = None  # value clipping: predictions move at most this far from the old ones; None: off
     normalize_obs: bool = False  # running normalisation of what the critic reads
     normalize_returns: bool = False  # the network predicts returns in units of their running mean and deviation
+    memory: int = 0  # units of a GRU with which V remembers what it read; 0: it judges what it reads now
 
 
 class Value(nn.Module):
@@ -46,7 +48,8 @@ class Value(nn.Module):
 
     central=False: V_i(o_i), one network an agent (independent learners). central=True: one network a seed reads
     `critic_view` and has N outputs. With return normalisation V = mean + std f, f the network (van Hasselt et al.
-    2016, without rescaling the last layer).
+    2016, without rescaling the last layer). how.memory=H: f reads what a GRU of H units, behind the hidden layers, has
+    kept of the episode so far, and is asked about whole episodes from their first step on.
     """
 
     def __init__(self, game: Env[Any], seeds: tuple[int, ...], central: bool, how: Fit) -> None:
@@ -54,24 +57,31 @@ class Value(nn.Module):
         self.game, self.n_seeds, self.central = game, len(seeds), central
         copies, inputs = (1, game.critic_size) if central else (game.n_agents, game.obs_size)
         self.outputs = game.n_agents if central else 1
-        self.net = Population("value", seeds, copies, (inputs, *how.hidden, self.outputs), how.activation)
+        kept = (inputs, *how.hidden, how.memory)
+        self.gru = Gru("value/memory", seeds, copies, kept, how.activation) if how.memory else None
+        sizes = (how.memory, self.outputs) if how.memory else (inputs, *how.hidden, self.outputs)
+        self.net = Population("value", seeds, copies, sizes, how.activation)
         self.norm = Running(self.n_seeds, copies, inputs) if how.normalize_obs else None
         self.scale = Running(self.n_seeds, copies, self.outputs) if how.normalize_returns else None
 
     def raw(self, trajectory: Trajectory) -> Tensor:
         """[T,B,N] what the network itself says of the states in which each step began."""
         T, B, _ = trajectory.action.shape
-        return self._unfold(self._net(self._inputs(trajectory)), (T,), B)
+        return self._unfold(self.net(self._read(trajectory)), (T,), B)
 
     def forward(self, trajectory: Trajectory) -> Tensor:
         """[T,B,N] values, in units of return."""
         T, B, _ = trajectory.action.shape
-        return self._unfold(self._worth(self._inputs(trajectory)), (T,), B)
+        return self._unfold(self._worth(self._read(trajectory)), (T,), B)
 
-    def final(self, state: Any) -> Tensor:
-        """[B,N] values of one batch of states."""
+    def final(self, state: Any, before: Trajectory | None = None) -> Tensor:
+        """[B,N] values of one batch of states; a critic that remembers must know the live steps `before` them."""
         x = self.game.critic_view(state) if self.central else self.game.observe(state)
-        folded = per_seed(x, self.n_seeds) if self.central else per_agent(x, self.n_seeds)
+        folded = self._normal(per_seed(x, self.n_seeds) if self.central else per_agent(x, self.n_seeds))
+        if self.gru is not None:
+            if before is None:
+                raise ValueError("a critic with a memory cannot judge a state alone; give the episodes before it")
+            folded = self.gru.step(folded, self._closing(before))
         return self._unfold(self._worth(folded), (), x.shape[0])
 
     def track(self, trajectory: Trajectory, returns: Tensor) -> Tensor:
@@ -93,11 +103,22 @@ class Value(nn.Module):
             return per_agent(trajectory.obs, self.n_seeds)
         return per_seed(self.game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B)), self.n_seeds)
 
-    def _net(self, x: Tensor) -> Tensor:
-        return self.net(x if self.norm is None else self.norm(x))
+    def _normal(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else self.norm(x)
+
+    def _read(self, trajectory: Trajectory) -> Tensor:
+        """What the network makes a value of: what is read at each step, or what is remembered of it."""
+        x = self._normal(self._inputs(trajectory))
+        return x if self.gru is None else self.gru(x, len(trajectory.action))
+
+    def _closing(self, trajectory: Trajectory) -> Tensor:
+        """[S,C,H,E] what is remembered after the last live step of each episode."""
+        kept = self._read(trajectory).unflatten(3, (len(trajectory.action), -1))
+        last = (trajectory.alive.sum(0) - 1).reshape(self.n_seeds, 1, 1, 1, -1)
+        return kept.gather(3, last.expand(*kept.shape[:3], 1, -1))[:, :, :, 0]
 
     def _worth(self, x: Tensor) -> Tensor:
-        out = self._net(x)
+        out: Tensor = self.net(x)
         return out if self.scale is None else self.scale.mean + self.scale.std * out
 
     def _fold(self, y: Tensor) -> Tensor:
@@ -123,7 +144,7 @@ def next_values(value: Value, trajectory: Trajectory, now: Tensor) -> Tensor:
     last[-1] = True
     # The step in which an episode closed; `final` keeps the state that it closed in.
     cut = last & trajectory.alive & game.truncated(trajectory.final)
-    return torch.where(cut[..., None], value.final(trajectory.final), out)
+    return torch.where(cut[..., None], value.final(trajectory.final, trajectory), out)
 
 
 def lambda_returns(reward: Tensor, after: Tensor, done: Tensor, gamma: float, lam: float) -> Tensor:

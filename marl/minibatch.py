@@ -1,4 +1,4 @@
-"""A minibatch is a choice of (step, episode) rows, drawn for every seed by itself and taken by index."""
+"""A minibatch is a choice of (step, episode) rows or of whole episodes, drawn for every seed and taken by index."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from marl.types import Trajectory
 
 
 def schedule(
-    seeds: Sequence[int], trajectory: Trajectory, update: int, passes: int, pieces: int, purpose: str
+    seeds: Sequence[int],
+    trajectory: Trajectory,
+    update: int,
+    passes: int,
+    pieces: int,
+    purpose: str,
+    whole: bool = False,
 ) -> Iterator[Tensor | None]:
     """`passes` times over all rows in `pieces` minibatches, shuffled anew each time: [S, M] row numbers t * E + e.
 
     None stands for all rows at once (pieces = 1). The shuffle of (seed, update, pass) never depends on other seeds.
+    whole: minibatches of whole episodes, [S, T, M] row numbers; no more minibatches than a seed has episodes.
     """
     T, B = trajectory.reward.shape
-    rows = T * (B // len(seeds))
+    E = B // len(seeds)
+    rows, pieces = (E, min(pieces, E)) if whole else (T * E, pieces)
+    steps = torch.arange(T, device=trajectory.reward.device)[:, None] * E
     for k in range(passes):
         if pieces == 1:
             yield None
@@ -28,21 +37,24 @@ def schedule(
             u = uniform(
                 f"{purpose}/shuffle", list(seeds), update * passes + k, (rows,), device=trajectory.reward.device
             )
-            yield from u.argsort(1).tensor_split(pieces, 1)
+            for part in u.argsort(1).tensor_split(pieces, 1):
+                yield part[:, None] + steps if whole else part
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
-    """Rows index [S, M] of x [T, B, ...], as [1, S * M, ...], seed-major."""
-    S = index.shape[0]
+    """Rows index [S, M] of x [T, B, ...], as [1, S * M, ...], seed-major; or [S, K, M], as [K, S * M, ...]."""
+    index = (index if index.dim() == 3 else index[:, None]).transpose(0, 1)  # [K, S, M]
+    S = index.shape[1]
     E = x.shape[1] // S
     b = index % E + torch.arange(S, device=index.device)[:, None] * E
-    return x[(index // E).flatten(), b.flatten()][None]
+    return x[(index // E).flatten(1), b.flatten(1)]
 
 
 def subset(trajectory: Trajectory, index: Tensor | None) -> Trajectory:
     """What learners read of the chosen rows, as if one step of S * M episodes; all of it for None.
 
-    Rows do not follow one another in time; rewards and noise stay those of the whole.
+    Rows do not follow one another in time, but for those of an index [S, T, M], which are whole episodes. Rewards
+    and noise stay those of the whole.
     """
     if index is None:
         return trajectory

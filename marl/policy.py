@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from envs.base import Env
 from marl.networks import Population, Running, from_per_agent, from_per_seed, per_agent, per_seed
+from marl.recurrent import Gru
 
 
 class Actor(nn.Module):
@@ -17,6 +19,10 @@ class Actor(nn.Module):
 
     shared=False: every agent has its own f_i (independent learners). shared=True: one f a seed reads (o_i, one-hot i).
     With last_gain small it starts near uniform. What a Q-learner makes of f_i is a value of each action instead.
+
+    memory=H: pi_i(a | m_i) = softmax(W m_i + b), where m_i is what a GRU of H units, behind the hidden layers, has
+    kept of o_i0 .. o_it (see `marl.rollout.Remembers`). It then reads whole episodes [T,B,N,O] from their first step
+    on, or one step at a time by `remember` and `act`.
     """
 
     def __init__(
@@ -29,23 +35,59 @@ class Actor(nn.Module):
         normalize: bool = False,
         name: str = "actor",
         last_gain: float = 0.01,
+        memory: int = 0,
     ) -> None:
         super().__init__()
         self.seeds, self.n_seeds = tuple(seeds), len(seeds)
         self.n_agents, self.shared = game.n_agents, shared
+        self.memory = memory
         inputs = game.obs_size + (game.n_agents if shared else 0)
-        sizes = (inputs, *hidden, game.n_actions)
         copies = 1 if shared else game.n_agents
+        self.gru = Gru(f"{name}/memory", seeds, copies, (inputs, *hidden, memory), activation) if memory else None
+        sizes = (memory, game.n_actions) if memory else (inputs, *hidden, game.n_actions)
         self.net = Population(name, seeds, copies, sizes, activation, last_gain)
         self.norm = Running(self.n_seeds, copies, game.obs_size) if normalize else None
 
     def folded_logits(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[..., B, N, O] -> [S, C, A, R] in the network's own layout; minus infinity where illegal."""
+        """[..., B, N, O] -> [S, C, A, R] in the network's own layout; minus infinity where illegal.
+
+        Raises ValueError where an actor that remembers is shown anything but whole episodes [T,B,N,O].
+        """
+        x = self._inputs(obs)
+        if self.gru is not None:
+            if obs.dim() != 4:
+                shown = list(obs.shape)
+                raise ValueError(f"an actor with a memory reads whole episodes [T,B,N,O], not {shown}; see `remember`")
+            x = self.gru(x, len(obs))
+        return self._said(x, mask)
+
+    def remember(self, obs: Tensor, before: Tensor) -> Tensor:
+        """m_t [B,N,H] from o_t [B,N,O] and m_{t-1} [B,N,H] (0 at the first step)."""
+        assert self.gru is not None
+        return self.unfold(self.gru.step(self._inputs(obs), self.fold(before)), (), len(obs))
+
+    def act(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Probabilities [B,N,A] of one step, from what is remembered, [B,N,H]."""
+        return self.unfold(self._said(self.fold(memory), mask).softmax(2), (), len(memory))
+
+    def alone(self, seed: int) -> Actor:
+        """A copy in float64 of the actors of one seed (by its place among them)."""
+        one = copy.deepcopy(self).double()
+        one.seeds, one.n_seeds = (self.seeds[seed],), 1
+        for x in (*one.parameters(), *one.buffers()):
+            x.data = x.data.unflatten(0, (self.n_seeds, -1))[seed]
+        return one
+
+    def _inputs(self, obs: Tensor) -> Tensor:
+        """[..., B, N, O] -> [S, C, inputs, R]."""
         x = self.fold(obs)
         x = x if self.norm is None else self.norm(x)
-        if self.shared:
-            eye = torch.eye(self.n_agents, dtype=obs.dtype, device=obs.device)
-            x = torch.cat((x, self.fold(eye.expand(*obs.shape[:-1], -1))), 2)
+        if not self.shared:
+            return x
+        eye = torch.eye(self.n_agents, dtype=obs.dtype, device=obs.device)
+        return torch.cat((x, self.fold(eye.expand(*obs.shape[:-1], -1))), 2)
+
+    def _said(self, x: Tensor, mask: Tensor | None) -> Tensor:
         out: Tensor = self.net(x)
         return out if mask is None else out.masked_fill(~self.fold(mask), -torch.inf)
 
@@ -68,6 +110,6 @@ class Actor(nn.Module):
         return from_per_agent(y, lead, B)
 
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Probabilities, [..., B, N, A]; B seed-major."""
+        """Probabilities, [..., B, N, A]; B seed-major. Raises as `folded_logits`."""
         *lead, B, _, _ = obs.shape
         return self.unfold(self.folded_logits(obs, mask).softmax(2), lead, B)

@@ -8,7 +8,7 @@ policies can act on any of these batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -44,15 +44,83 @@ def uniform_policy(n_actions: int) -> Policy:
     return policy
 
 
-def greedy(policy: Policy) -> Policy:
+class Remembers(Protocol):
+    """A policy whose agents remember: m_t = remember(o_t, m_{t-1}), m_{-1} = 0, and pi(. | m_t).
+
+    What is remembered is a function of the observations so far, so that no recording needs to hold it. Called with
+    whole episodes [T,B,N,O] from their first step on, such a policy remembers its way through them.
+    """
+
+    @property
+    def n_seeds(self) -> int: ...
+    @property
+    def memory(self) -> int:
+        """Numbers that an agent remembers."""
+
+    def __call__(self, obs: Tensor, mask: Tensor | None) -> Tensor:
+        """[T,B,N,O] whole episodes -> [T,B,N,A]."""
+
+    def remember(self, obs: Tensor, before: Tensor) -> Tensor:
+        """[B,N,O] and [B,N,memory] -> [B,N,memory]; rows seed-major."""
+
+    def act(self, memory: Tensor, mask: Tensor | None) -> Tensor:
+        """[B,N,memory] -> probabilities [B,N,A]."""
+
+    def alone(self, seed: int) -> Remembers:
+        """A copy in float64 of the policy of one seed (by its place among them)."""
+
+
+def remembers(policy: Policy | Remembers | None) -> TypeGuard[Remembers]:
+    """Is there a memory to be carried from step to step?"""
+    return bool(getattr(policy, "memory", 0))
+
+
+def look(policy: Policy, obs: Tensor, mask: Tensor | None, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """(probabilities [B,N,A], what is remembered now) of one step; before: from the last one, None at the first."""
+    if not remembers(policy):
+        return policy(obs, mask), None
+    now = recall(policy, obs, before)
+    return policy.act(now, mask), now
+
+
+def recall(policy: Remembers, obs: Tensor, before: Tensor | None) -> Tensor:
+    """[B,N,memory] on seeing obs [B,N,O]; before None: nothing is remembered yet."""
+    return policy.remember(obs, obs.new_zeros(*obs.shape[:-1], policy.memory) if before is None else before)
+
+
+class Greedy:
     """All probability on the policy's most probable action (the first among equals)."""
 
-    def chosen(obs: Tensor, mask: Tensor | None) -> Tensor:
-        probs = policy(obs, mask)
-        return torch.zeros_like(probs).scatter(-1, probs.argmax(-1, keepdim=True), 1.0)
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.n_seeds, self.memory = policy, seeds_of(policy), int(getattr(policy, "memory", 0))
 
-    setattr(chosen, "n_seeds", seeds_of(policy))  # noqa: B010 (functions take no typed attributes)
-    return chosen
+    def __call__(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[..., B, N, A]."""
+        return _surely(self.policy(obs, mask))
+
+    def remember(self, obs: Tensor, before: Tensor) -> Tensor:
+        """As the policy does."""
+        assert remembers(self.policy)
+        return self.policy.remember(obs, before)
+
+    def act(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B,N,A]."""
+        assert remembers(self.policy)
+        return _surely(self.policy.act(memory, mask))
+
+    def alone(self, seed: int) -> Greedy:
+        """That of one seed."""
+        assert remembers(self.policy)
+        return Greedy(self.policy.alone(seed))
+
+
+def _surely(probs: Tensor) -> Tensor:
+    return torch.zeros_like(probs).scatter(-1, probs.argmax(-1, keepdim=True), 1.0)
+
+
+def greedy(policy: Policy) -> Policy:
+    """The policy that always does what is most probable; it remembers what the policy does."""
+    return Greedy(policy)
 
 
 def seeds_of(policy: Policy | None) -> int:
@@ -121,9 +189,10 @@ def play(game: Env[Any], policy: Policy, noise: Noise) -> Trajectory:
     with torch.inference_mode():
         state = game.reset(noise.reset)
         alive = torch.ones(noise.reset.shape[0], dtype=torch.bool, device=noise.reset.device)
+        memory: Tensor | None = None
         for t in range(game.horizon):
             obs, mask = game.observe(state), None if masks_of is None else masks_of(state)
-            probs = policy(obs, mask)
+            probs, memory = look(policy, obs, mask, memory)
             action = sample(probs, noise.policy[t])
             step = game.step(state, action, noise.step[t])
             records.append((state, obs, mask, action, probs, step.reward, step.done, alive))
@@ -260,7 +329,8 @@ class Simulator:
 
         Args:
             joint: [K,B,V,N], V joint actions for each of the K steps in `at` (default: every step, K = T).
-            policy: who acts after t. None: everyone as recorded (frozen). Else everyone reacts by `policy`.
+            policy: who acts after t. None: everyone as recorded (frozen). Else everyone reacts by `policy`; one that
+                remembers has seen what was recorded up to t.
             noise: exogenous and policy noise of the branches; None: as recorded, so that a branch shares all luck.
         Returns:
             [K,B,V] undiscounted returns from t; 0 where the episode was dead at t.
@@ -271,14 +341,17 @@ class Simulator:
         K, B, V, _ = joint.shape
         out = trajectory.reward.new_zeros(K, B, V)
         with torch.inference_mode():
-            for b, k, v in self._pieces(trajectory, K, B, V):
+            for b, k, v in self._pieces(trajectory, K, B, V, policy):
                 part = joint[k, :, v][:, b]
                 out[k, b, v] = self._sweep(trajectory, part, policy, noise, steps[k], b)
         return out
 
-    def _pieces(self, trajectory: Trajectory, K: int, B: int, V: int) -> Iterator[tuple[Tensor, slice, slice]]:
+    def _pieces(
+        self, trajectory: Trajectory, K: int, B: int, V: int, policy: Policy | None
+    ) -> Iterator[tuple[Tensor, slice, slice]]:
         """(episodes, steps, variants) of each piece: whole episodes where they fit, else some of their branches."""
-        S, room = self.n_seeds, max(1, self.at_once(trajectory) // self.n_seeds)
+        held = COPIES * policy.memory * self.game.n_agents * trajectory.obs.element_size() if remembers(policy) else 0
+        S, room = self.n_seeds, max(1, self.at_once(trajectory, held) // self.n_seeds)
         v = min(V, room)
         k = min(K, max(1, room // v))
         rows = torch.arange(B, device=trajectory.action.device).reshape(S, -1)
@@ -304,11 +377,15 @@ class Simulator:
         total = trajectory.reward.new_zeros(R, 0)
         alive = trajectory.alive.new_zeros(R, 0)
         lived = torch.zeros_like(b)
+        seen, memory = self._memories(trajectory, policy, min(at), b), None
         for t in range(min(at), self.game.horizon):
-            action = self._react(trajectory, state, policy, luck, t, b, alive.shape[1])
+            action, memory = self._react(trajectory, state, policy, luck, t, b, alive.shape[1], memory)
+            if remembers(policy):
+                seen = recall(policy, trajectory.obs[t, b], seen)
             if t in at:
                 born = repeat(take(map_state(lambda x, t=t: x[t], trajectory.state), b), V)
                 state = born if state is None else _widen(state, born, R)
+                memory = _joined(memory, None if seen is None else seen.repeat_interleave(V, 0), R)
                 chosen = joint[at.index(t)]
                 action = chosen if action is None else torch.cat((action, chosen), 1)
                 total = torch.cat((total, total.new_zeros(R, V)), 1)
@@ -322,16 +399,32 @@ class Simulator:
         self.charge(b, lived, trajectory.action.shape[1])
         return total.reshape(R, len(at), V).transpose(0, 1)
 
+    def _memories(self, trajectory: Trajectory, policy: Policy | None, t: int, b: Tensor) -> Tensor | None:
+        """[R,N,memory] what agents remember of the steps before t of episodes b; None where they do not, and at 0."""
+        memory: Tensor | None = None
+        if remembers(policy):
+            for obs in trajectory.obs[:t, b]:
+                memory = recall(policy, obs, memory)
+        return memory
+
     def _react(
-        self, trajectory: Trajectory, state: Any, policy: Policy | None, luck: Tensor, t: int, b: Tensor, width: int
-    ) -> Tensor | None:
-        """[R, width, N]: what agents do at t in branches that began before: as recorded, or by `policy`."""
+        self,
+        trajectory: Trajectory,
+        state: Any,
+        policy: Policy | None,
+        luck: Tensor,
+        t: int,
+        b: Tensor,
+        width: int,
+        memory: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What agents do at t in branches that began before, [R, width, N], as recorded or by `policy`; memories."""
         if width == 0:
-            return None
+            return None, None
         if policy is None:
-            return trajectory.action[t, b][:, None].expand(-1, width, -1)
-        probs = policy(self.game.observe(state), legal(self.game, state))
-        return sample(probs, luck[t, b].repeat_interleave(width, 0)).reshape(len(b), width, -1)
+            return trajectory.action[t, b][:, None].expand(-1, width, -1), None
+        probs, memory = look(policy, self.game.observe(state), legal(self.game, state), memory)
+        return sample(probs, luck[t, b].repeat_interleave(width, 0)).reshape(len(b), width, -1), memory
 
     def totals(self, trajectory: Trajectory, plans: Tensor, policy: Policy | None = None) -> Tensor:
         """Returns of whole action plans from the recorded first states, noise as recorded.
@@ -342,7 +435,7 @@ class Simulator:
         """
         B, V = plans.shape[1:3]
         out = trajectory.reward.new_zeros(B, V)
-        for b, _, v in self._pieces(trajectory, 1, B, V):
+        for b, _, v in self._pieces(trajectory, 1, B, V, policy):
             part = plans[:, :, v][:, b]
             rows = b.repeat_interleave(part.shape[2])
             out[b, v] = self.lives(trajectory, rows, part.flatten(1, 2), policy).reshape(len(b), -1)
@@ -357,9 +450,10 @@ class Simulator:
             state = take(map_state(lambda x: x[0], trajectory.state), rows)
             alive, lived = trajectory.alive[0, rows], torch.zeros_like(rows)
             total = trajectory.reward.new_zeros(len(rows))
+            memory: Tensor | None = None
             for t, action in enumerate(plans):
                 if policy is not None:
-                    probs = policy(self.game.observe(state), legal(self.game, state))
+                    probs, memory = look(policy, self.game.observe(state), legal(self.game, state), memory)
                     action = torch.where(action < 0, sample(probs, trajectory.policy_noise[t, rows]), action)
                 lived = lived + alive
                 step = self.game.step(state, action, trajectory.noise[t, rows])
@@ -398,10 +492,16 @@ class Simulator:
 def _widen(state: Any, born: Any, rows: int) -> Any:
     """Append newly born branches to each episode's branches: [R * w, ...] and [R * V, ...] -> [R * (w + V), ...]."""
 
-    def join(old: Tensor, new: Tensor) -> Tensor:
-        return torch.cat((old.unflatten(0, (rows, -1)), new.unflatten(0, (rows, -1))), 1).flatten(0, 1)
+    return map_state(lambda old, new: _join(old, new, rows), state, born)
 
-    return map_state(join, state, born)
+
+def _join(old: Tensor, new: Tensor, rows: int) -> Tensor:
+    return torch.cat((old.unflatten(0, (rows, -1)), new.unflatten(0, (rows, -1))), 1).flatten(0, 1)
+
+
+def _joined(memory: Tensor | None, born: Tensor | None, rows: int) -> Tensor | None:
+    """`_widen` for what is remembered; None where nobody remembers, and before the first branch."""
+    return born if memory is None or born is None else _join(memory, born, rows)
 
 
 def swapped(action: Tensor, choice: Tensor) -> Tensor:

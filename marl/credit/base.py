@@ -202,7 +202,9 @@ class Chain(nn.Module):
         wholes = [(part, signal) for part, signal in pairs if isinstance(part, LearnsEpisodes)]
         with torch.no_grad():
             aims = [(part, part.target(trajectory, signal), part.predict(trajectory)) for part, signal in parts]
-        for index in schedule(self.context.seeds, trajectory, update, how.passes, how.minibatches, "fit"):
+        for index in schedule(
+            self.context.seeds, trajectory, update, how.passes, how.minibatches, "fit", whole=how.memory > 0
+        ):
             rows = subset(trajectory, index)
             optimizer.zero_grad(set_to_none=True)
             loss = trajectory.reward.new_zeros(S)

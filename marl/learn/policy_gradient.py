@@ -31,6 +31,7 @@ class PolicyGradient(ABC):
     scale: bool = True  # divide credit by its root mean square per (seed, agent)
     anneal: bool = False  # step size falls linearly to 0 over training
     normalize_obs: bool = False  # running normalisation of what the actor reads
+    memory: int = 0  # units of a GRU with which each agent remembers what it saw; 0: it acts on what it sees now
 
     @property
     def follows(self) -> tuple[str, ...]:
@@ -53,7 +54,7 @@ class Following:
 
     def __init__(self, how: PolicyGradient, game: Env[Any], seeds: Sequence[int]) -> None:
         self.how = how
-        self.policy = Actor(game, seeds, how.hidden, how.shared, how.activation, how.normalize_obs)
+        self.policy = Actor(game, seeds, how.hidden, how.shared, how.activation, how.normalize_obs, memory=how.memory)
         self.optimizer = adam(self.policy.parameters(), how.lr)
 
     @property
@@ -101,9 +102,9 @@ class Ppo(PolicyGradient):
     """Proximal policy optimisation (Schulman et al. 2017): several passes over a batch, each kept near the old policy.
 
     maximise mean of min(rho c, clamp(rho, 1 - clip, 1 + clip) c) + entropy H(pi),  rho = pi(a|o) / pi_old(a|o),
-    pi_old the behaviour policy of the trajectory. Minibatches are drawn by index for every seed by itself. Needs the
-    credit of the action taken (ADVANTAGE). With team + GAE on V(o_i) this is IPPO (de Witt et al. 2020), with
-    V(critic_view) MAPPO (Yu et al. 2022).
+    pi_old the behaviour policy of the trajectory. Minibatches are drawn by index for every seed by itself: steps, or
+    whole episodes where agents remember. Needs the credit of the action taken (ADVANTAGE). With team + GAE on V(o_i)
+    this is IPPO (de Witt et al. 2020), with V(critic_view) MAPPO (Yu et al. 2022).
     """
 
     clip: float = 0.2  # how far a probability ratio is followed
@@ -120,7 +121,8 @@ class Ppo(PolicyGradient):
     ) -> None:
         """passes x minibatches gradient steps."""
         credit = scaled(credit, trajectory.alive, actor.n_seeds) if self.scale else credit
-        for index in schedule(actor.seeds, trajectory, update, self.passes, self.minibatches, "ppo"):
+        whole = self.memory > 0
+        for index in schedule(actor.seeds, trajectory, update, self.passes, self.minibatches, "ppo", whole):
             rows = subset(trajectory, index)
             weight = credit if index is None else pick(credit, index)
             _step(self, actor, optimizer, loss(actor, rows, weight, self.entropy, self.clip))

@@ -1,0 +1,106 @@
+"""What an agent saw before may tell what it should do now: a memory that is a function of its observations alone.
+
+Because m_t depends on o_0 .. o_t and on nothing else, a recording needs no field for it: whoever replays an episode
+lets the policy look again. And a game whose state also holds what its agents remember (`with_memory`) is a game in
+which they need no memory, so that everything that enumerates states stays exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from envs.noise import uniform
+from marl.networks import Population
+
+
+class Gru(nn.Module):
+    """S * C gated recurrent networks of one shape (Cho et al. 2014, as torch.nn.GRU writes them):
+
+    r = sigmoid(W_r x + U_r h + b_r),  z = sigmoid(W_z x + U_z h + b_z),
+    n = tanh(W_n x + b_n + r (U_n h + b'_n)),  h' = (1 - z) n + z h,  h = 0 before the first step,
+
+    where x is what a multilayer perceptron makes of the input; its last layer is W, b. All that does not depend on
+    the past is thus one batched matmul over all steps; a step of the recurrence is one more. First weights of U and
+    its biases are uniform in +-1/sqrt(H).
+
+    Args: sizes (inputs, hidden units ..., H), all but the last those of the perceptron.
+    """
+
+    def __init__(
+        self, name: str, seeds: Sequence[int], copies: int, sizes: Sequence[int], activation: str = "relu"
+    ) -> None:
+        super().__init__()
+        *layers, self.units = sizes
+        H = self.units
+        self.see = Population(f"{name}/see", seeds, copies, (*layers, 3 * H), activation)
+        u = uniform(f"init/{name}/recall", list(seeds), 0, (copies, 3 * H, H + 1))
+        table = ((2 * u - 1) / H**0.5).flatten(0, 1)
+        self.recall = nn.Parameter(table[:, :, :-1].contiguous())
+        self.bias = nn.Parameter(table[:, :, -1:].contiguous())
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        """Whole episodes: [S, C, inputs, steps * M], step by step -> what is remembered after each, [S, C, H, same]."""
+        S, C = x.shape[:2]
+        gates = self.see(x).flatten(0, 1).unflatten(2, (steps, -1)).permute(2, 0, 1, 3).contiguous()
+        before = gates.new_zeros(*gates.shape[1:2], self.units, gates.shape[3])
+        kept: Tensor = _Unroll.apply(gates, self.recall, self.bias, before)
+        return kept.permute(1, 2, 0, 3).flatten(2).unflatten(0, (S, C))
+
+    def step(self, x: Tensor, before: Tensor) -> Tensor:
+        """One step: inputs [S, C, inputs, M] and memory [S, C, H, M] -> memory [S, C, H, M]."""
+        gates = self.see(x).flatten(0, 1)[None]
+        kept: Tensor = _Unroll.apply(gates, self.recall, self.bias, before.flatten(0, 1))
+        return kept[0].unflatten(0, x.shape[:2])
+
+
+class _Unroll(torch.autograd.Function):
+    """The recurrence, and its gradient with one matmul a step; that of U and b is one matmul over all steps.
+
+    gates [T,P,3H,M] (what x adds to r, z, n), U [P,3H,H], b [P,3H,1], h [P,H,M] -> [T,P,H,M].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, recall: Tensor, bias: Tensor, before: Tensor) -> Tensor:
+        """Keep the gates and what they let through."""
+        T, P, H3, M = gates.shape
+        H = H3 // 3
+        out = gates.new_empty(T, P, H, M)
+        opened, fresh, heard = gates.new_empty(T, P, 2 * H, M), torch.empty_like(out), torch.empty_like(out)
+        h = before
+        for t in range(T):
+            said = torch.baddbmm(bias, recall, h)
+            heard[t] = said[:, 2 * H :]
+            torch.add(gates[t, :, : 2 * H], said[:, : 2 * H], out=opened[t]).sigmoid_()
+            torch.addcmul(gates[t, :, 2 * H :], opened[t, :, :H], heard[t], out=fresh[t]).tanh_()
+            h = torch.lerp(fresh[t], h, opened[t, :, H:], out=out[t])
+        ctx.save_for_backward(recall, before, out, opened, fresh, heard)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        """Through time, last step first."""
+        recall, before, out, opened, fresh, heard = ctx.saved_tensors
+        H = out.shape[2]
+        r, z = opened[:, :, :H], opened[:, :, H:]
+        past = torch.cat((before[None], out[:-1]))
+        # What a unit of dL/dh' does to the sums inside n, z and r.
+        to_n = (1 - z) * (1 - fresh.square())
+        to_z = (past - fresh) * z * (1 - z)
+        to_r = to_n * heard * r * (1 - r)
+        inside = grad.new_empty(*opened.shape[:2], 3 * H, grad.shape[3])  # dL/d(U h + b), r z n
+        back, carry = recall.transpose(1, 2), torch.zeros_like(before)
+        for t in reversed(range(len(grad))):
+            dh = grad[t] + carry
+            torch.mul(dh, to_r[t], out=inside[t, :, :H])
+            torch.mul(dh, to_z[t], out=inside[t, :, H : 2 * H])
+            to_n[t] *= dh
+            torch.mul(to_n[t], r[t], out=inside[t, :, 2 * H :])
+            carry = torch.baddbmm(dh.mul_(z[t]), back, inside[t])
+        rows = inside.permute(1, 2, 0, 3).flatten(2)
+        recalled = rows @ past.permute(1, 0, 3, 2).flatten(1, 2)
+        return torch.cat((inside[:, :, : 2 * H], to_n), 2), recalled, rows.sum(2, keepdim=True), carry
