@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 
@@ -86,6 +87,7 @@ METHODS: dict[str, Method] = {
     # whole returns: everyone is told everything
     "team + return": Method((Team, MonteCarlo), "baseline"),
     "team + immediate": Method((Team, Immediate), "baseline"),
+    "team + return, GRU": Method((Team, MonteCarlo), "baseline", Reinforce(memory=32)),
     # when
     "team + recency": Method((Team, partial(MonteCarlo, discount=0.9)), "temporal"),
     "team + TD": Method((Team, partial(NStep, n=1)), "temporal"),
@@ -133,6 +135,9 @@ METHODS: dict[str, Method] = {
     # the field's common baselines, with the settings that JaxMARL publishes for simple_spread
     "IPPO": Method((Team, partial(Gae, gamma=0.99)), "temporal", PPO, PPO_FIT),
     "MAPPO": Method((Team, partial(Gae, gamma=0.99, central=True)), "temporal", PPO, PPO_FIT),
+    "IPPO, GRU": Method(
+        (Team, partial(Gae, gamma=0.99)), "temporal", replace(PPO, memory=64), replace(PPO_FIT, memory=64)
+    ),
     "IPPO on own reward": Method((Local, partial(Gae, gamma=0.99)), "spatial", PPO, PPO_FIT),
     # which agent's which action
     "agent total": Method((AgentTotal,), "joint"),

@@ -96,12 +96,17 @@ class Method:
     def describe(self) -> dict[str, Any]:
         """Its full configuration as JSON values."""
         chain = [[operator_class(op).__name__, _plain(operator_knobs(op))] for op in self.chain]
-        return {"chain": chain, "needs": list(self.needs), "fit": asdict(self.fit)}
+        return {"chain": chain, "needs": list(self.needs), "fit": _settings(self.fit)}
 
 
 def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
     """Knobs as JSON values; a function by its name."""
     return {k: getattr(v, "__name__", None) or v if callable(v) else v for k, v in knobs.items()}
+
+
+def _settings(record: Any) -> dict[str, Any]:
+    """Fields of a learner or a fit; a memory that is off is not named, so that methods without one keep their cells."""
+    return {k: v for k, v in asdict(record).items() if k != "memory" or v}
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class Experiment:
         """Everything its results depend on, as JSON values; the method's name and the game's id are the caller's."""
         evaluation = {"points": self.points, "episodes": self.episodes, "final_episodes": self.final_episodes}
         return {
-            "learner": {"name": type(self.method.learner).__name__, **_plain(asdict(self.method.learner))},  # type: ignore[call-overload]
+            "learner": {"name": type(self.method.learner).__name__, **_plain(_settings(self.method.learner))},
             "seeds": [int(s) for s in self.seeds],
             "steps": self.steps,
             "evaluation": {**evaluation, "judge": self.judge},
