@@ -154,14 +154,22 @@ def write_cell(
         path: _row_bytes(config, list(rows)),
     }
     for file, content in files.items():
+        if content is not None:
+            write_file(file, content)
+            continue
         try:
-            if content is None:
-                file.unlink(missing_ok=True)
-            else:
-                _replace(file, content)
+            file.unlink(missing_ok=True)
         except OSError as error:
             raise ResultsError(f"cannot write {file}: {error.strerror or error}") from error
     return path
+
+
+def write_file(file: str | os.PathLike[str], content: bytes) -> None:
+    """All of `content` at `file`, or what was there before. Raises ResultsError: the disk is full, no such folder."""
+    try:
+        _replace(Path(file), content)
+    except OSError as error:
+        raise ResultsError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 def configs(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:

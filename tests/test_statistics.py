@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_bands_are_the_intervals_of_their_columns() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"confidence": 1.5}, {"resamples": 0}])
-def test_bad_settings_are_a_sentence(wrong: dict) -> None:
+def test_bad_settings_are_a_sentence(wrong: dict[str, Any]) -> None:
     """An impossible confidence or no draws at all is refused, not silently clipped."""
     with pytest.raises(ValueError, match="must"):
         statistics.interval([1.0, 2.0], **wrong)
@@ -282,7 +283,7 @@ print(json.dumps(out))
 """
 
 
-RLIABLE_SAID: dict[str, list] = {
+RLIABLE_SAID: dict[str, list[Any]] = {
     "iqm": [0.786454968, 0.573168854, 0.968231595],
     "gap": [0.325515206, 0.221552767, 0.435190013],
     "better": [0.61875, 0.48125, 0.75],
