@@ -10,18 +10,22 @@ from torch import Tensor, nn
 
 from envs.base import Env, flatten
 from marl.critic import Fit, mean_over_live, situation
-from marl.networks import ACTIVATIONS, Population, from_per_agent, from_per_seed, multilayer, per_agent, per_seed
+from marl.networks import Population, from_per_agent, from_per_seed, per_agent, per_seed
 from marl.types import Trajectory
 
 FEATURES = 8  # units that an outcome is told by
+FACTORS = 4  # units D in which what was seen and what came out meet
+SHARPEST = 32.0  # bound on the log of how much likelier hindsight makes an action
+CACHE = 1 << 17  # numbers that stay in the cache of one core
+BLOCK = 16  # steps t that share their later steps k
 
 
 class Hindsight(nn.Module):
-    """h_i(c | x, y), the chance that agent i had done c before y came out of x; S seeds at once, a network an agent.
+    """h_i(c | y), the chance that agent i had done c in the light of y; S seeds at once, a network an agent.
 
-    h(c | x, y) = softmax_c(log pi(c) + f_c(x, y)), f the network, fitted by cross-entropy to the actions taken. f
-    starts at 0: until something has been learned h is the policy and nothing is credited. h follows the policy as it
-    moves and gives no weight to what the policy cannot do.
+    h(c | y) = softmax_c(log pi(c) + f_c(y)), f the network, fitted by cross-entropy to the actions taken. f starts at
+    0: until something has been learned h is the policy and nothing is credited. h follows the policy as it moves and
+    gives no weight to what the policy cannot do.
     """
 
     def __init__(self, game: Env[Any], seeds: tuple[int, ...], inputs: int, how: Fit) -> None:
@@ -35,31 +39,66 @@ class Hindsight(nn.Module):
         *lead, B, _, _ = inputs.shape
         return _log_ratio(from_per_agent(self.net(per_agent(inputs, self.n_seeds)), lead, B), probs)
 
-    def pairs(self, x: Tensor, u: Tensor, probs: Tensor) -> Iterator[Tensor]:
-        """log h/pi [T-1-t,B,N,A] of the inputs (x_t, u_k, t/T, (k-t)/T), k > t, for t = 0, 1, ...; all [T,B,N,...].
 
-        The first layer is linear in these, so it is computed once for every t and once for every k.
+class PairHindsight(nn.Module):
+    """h_i(c | x_t, u_k), the chance that agent i had done c at t before u came out at k; as `Hindsight`, but f factors:
+
+    f_c(x_t, u_k) = sum_d p_cd(x_t, t/T) q_d(u_k, k/T), d = 1 .. D, kept within +-32.
+
+    Two networks are asked T times each, and all T^2/2 pairs are one matmul. p starts at 0 and with it f; exp(f) needs
+    no care.
+    """
+
+    def __init__(self, game: Env[Any], seeds: tuple[int, ...], seen: int, told: int, how: Fit) -> None:
+        super().__init__()
+        self.n_seeds, self.n_actions = len(seeds), game.n_actions
+        N, A = game.n_agents, game.n_actions
+        before, after = (seen + 1, *how.hidden, A * FACTORS), (told + 1, *how.hidden, FACTORS)
+        self.before = Population("hindsight/before", seeds, N, before, how.activation, last_gain=0.0)
+        self.after = Population("hindsight/after", seeds, N, after, how.activation)
+
+    def factors(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """(p [S,N,A,D,T,E], q [S,N,D,T,E]) of x and u [T,B,N,...]."""
+        return self._ask(self.before, x).unflatten(2, (self.n_actions, FACTORS)), self._ask(self.after, u)
+
+    def forward(self, p: Tensor, q: Tensor, k: Tensor, action: Tensor, probs: Tensor) -> Tensor:
+        """log h/pi [T,B,N] of the actions taken, in the light of u_k, k [T,B]; p and q as of `factors`, probs pi."""
+        T, B, _ = action.shape
+        later = per_seed(k[..., None], self.n_seeds).unflatten(3, (T, -1))
+        f = (p * q.gather(3, later.expand_as(q))[:, :, None]).sum(3).flatten(3).clamp(-SHARPEST, SHARPEST)
+        mean = (per_agent(probs, self.n_seeds) * f.exp()).sum(2, keepdim=True)
+        own = f.gather(2, per_agent(action[..., None], self.n_seeds)) - mean.log()
+        return from_per_agent(own, (T,), B)[..., 0]
+
+    def ratios(self, x: Tensor, u: Tensor, probs: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """h/pi of all pairs, a cacheful at a time: (rows, steps t, [rows,steps,A,K]), k = steps.start + 1 .. T - 1.
+
+        Rows are agents within episodes (`by_row`); pairs with k <= t come along and mean nothing.
         """
-        T, B, _, X = x.shape
-        (weight, *weights), (bias, *biases) = self.net.weights, self.net.biases
-        told = (weight[:, :, X:-2] @ self._rows(u)).unflatten(-1, (T, -1))  # [P,H,T,E]
-        t = torch.arange(T, dtype=x.dtype, device=x.device)[:, None] / T
-        seen = (weight[:, :, :X] @ self._rows(x)).unflatten(-1, (T, -1)) + (bias + weight[:, :, -2:-1] * t[:, 0])[
-            ..., None
-        ]
-        for k in range(T - 1):
-            first = told[:, :, k + 1 :] + seen[:, :, k : k + 1] + weight[:, :, -1:, None] * t[1 : T - k]
-            first = first.flatten(2)
-            if weights:
-                squash = ACTIVATIONS[self.net.activation]
-                first = multilayer((squash(first),), [*weights, *biases], self.net.activation)
-            f = from_per_agent(first.unflatten(0, (self.n_seeds, -1)), (T - 1 - k,), B)
-            yield _log_ratio(f, probs[k])
-        yield probs[:0]  # nothing follows the last step
+        T, A, pi = len(x), self.n_actions, by_row(probs)[:, :, None]
+        p, q = self.factors(x, u)
+        p = p.permute(0, 5, 1, 4, 2, 3).flatten(0, 2)  # [B*N,T,A,D]
+        q = q.permute(0, 4, 1, 2, 3).flatten(0, 2)  # [B*N,D,T]
+        few = max(1, CACHE // (BLOCK * A * T))
+        for first in range(0, len(p), few):
+            rows = slice(first, min(first + few, len(p)))
+            for t in range(0, T - 1, BLOCK):
+                steps = slice(t, min(t + BLOCK, T))
+                f = p[rows, steps].flatten(1, 2) @ q[rows, :, t + 1 :]
+                likelier = f.clamp_(-SHARPEST, SHARPEST).exp_().unflatten(1, (-1, A))
+                yield rows, steps, likelier.div_(pi[rows, steps] @ likelier)
 
-    def _rows(self, x: Tensor) -> Tensor:
-        """[T,B,N,F] -> [S*N, F, T*E]."""
-        return per_agent(x, self.n_seeds).flatten(0, 1)
+    def _ask(self, net: Population, x: Tensor) -> Tensor:
+        """[T,B,N,F] -> [S,N,outputs,T,E]."""
+        T, B, N, _ = x.shape
+        t = torch.arange(T, dtype=x.dtype, device=x.device)[:, None, None, None] / T
+        rows = per_agent(torch.cat((x, t.expand(T, B, N, 1)), -1), self.n_seeds)
+        return net(rows).unflatten(3, (T, -1))
+
+
+def by_row(x: Tensor) -> Tensor:
+    """[T,B,N,...] -> [B*N,T,...]."""
+    return x.flatten(1, 2).transpose(0, 1)
 
 
 def _log_ratio(f: Tensor, probs: Tensor) -> Tensor:

@@ -331,8 +331,8 @@ def test_the_classifier_finds_the_exact_distribution(outcome: str) -> None:
     optimizer, errors = torch.optim.Adam(part.parameters(), lr=0.02), []
     for step in range(301):
         if step in (0, 300):
+            ratio = later_ratios(part, tau, reward)[0, 1]
             with torch.no_grad():
-                ratio = next(part._ratios(tau, reward))[0]
                 truth = exact(game)(tau, part.outcomes(tau, reward))[0, 1] / tau.probs[0]
             assert ((ratio * tau.probs[0]).sum(-1) - 1).abs().max() < 1e-9
             errors.append(float((ratio - truth)[tau.alive[1]].square().mean().sqrt()))
@@ -358,18 +358,36 @@ def test_features_tell_the_reward() -> None:
 
 @pytest.mark.parametrize("hidden", [(), (8,), (8, 4)], ids=str)
 def test_pairs_are_rows(hidden: tuple[int, ...]) -> None:
-    """Asked for all pairs at once, h says what it says of (x_t, u_k, t/T, (k-t)/T) row by row."""
-    game = TinyMdp(2, 4)
-    tau = rollout(game, None, 5, (2, 5), dtype=torch.float64)
+    """All pairs at once, some pairs in a fit, and one pair by hand: h/pi = e^f / sum_c pi_c e^f_c, f = p . q."""
+    game = TinyMdp(2, 20, ends=0.0)
+    tau = rollout(game, None, 3, (2, 5), dtype=torch.float64)
     part: Any = stirred(Cocoa(Context(game, (2, 5), fit=Fit(hidden=hidden))).double()).contribution
-    u = part.outcomes(tau, tau.reward[..., None].expand(tau.action.shape))
-    found = [x.detach() for x in part.hindsight.pairs(tau.obs, u, tau.probs)]
-    assert [len(x) for x in found] == [3, 2, 1, 0]
-    for t, k in product(range(4), range(4)):
+    reward = tau.reward[..., None].expand(tau.action.shape)
+    found = later_ratios(part, tau, reward)
+    p, q = part.hindsight.factors(tau.obs, part.outcomes(tau, reward))  # [S,N,A,D,T,E], [S,N,D,T,E]
+    f = torch.einsum("snadte,sndke->tksena", p, q).flatten(2, 3).clamp(-32, 32)
+    want = f.exp() / (tau.probs[:, None] * f.exp()).sum(-1, keepdim=True)
+    drawn, _ = part._drawn(tau)
+    some = part.hindsight(p, q, drawn[:, 0], tau.action, tau.probs).exp()
+    b = torch.arange(6)
+    for t, k in product(range(20), range(20)):
         if k > t:
-            when = torch.tensor([t / 4, (k - t) / 4]).double().expand(10, 2, 2)
-            row = part.hindsight(torch.cat((tau.obs[t], u[k], when), -1), tau.probs[t])
-            assert (row - found[t][k - t - 1]).abs().max() < 1e-12
+            assert torch.allclose(found[t, k], want[t, k], rtol=1e-9)
+    for t in range(19):
+        own = want[t, drawn[t, 0], b].gather(-1, tau.action[t, ..., None])[..., 0]
+        assert torch.allclose(some[t], own, rtol=1e-9)
+    assert (want - 1).abs().max() > 0.1
+
+
+def later_ratios(part: Any, tau: Trajectory, reward: Tensor) -> Tensor:
+    """h/pi [T,T,B,N,A] of all k > t, 0 elsewhere."""
+    T, B, N = tau.action.shape
+    out = torch.zeros(T, T, B * N, tau.probs.shape[-1], dtype=torch.float64)
+    with torch.no_grad():
+        for rows, steps, ratio in part._ratios(tau, reward):
+            out[steps, steps.start + 1 :, rows] = ratio.permute(1, 3, 0, 2)
+    later = torch.arange(T)[:, None] < torch.arange(T)
+    return (out * later[..., None, None]).unflatten(2, (B, N))
 
 
 def test_pairs_are_later_live_steps() -> None:

@@ -16,7 +16,7 @@ from envs.noise import uniform
 from marl.credit.base import ChainError, Credit
 from marl.credit.counterfactual import episode_names
 from marl.critic import mean_over_live
-from marl.hindsight import FEATURES, Hindsight, RewardFeatures, views
+from marl.hindsight import FEATURES, PairHindsight, RewardFeatures, by_row, views
 from marl.types import Trajectory
 
 Exact: TypeAlias = Callable[[Trajectory, Tensor], Tensor]
@@ -31,8 +31,8 @@ class Contribution(nn.Module):
     """h / pi for every pair (t, k > t), learned or handed in, and the credit that follows from it.
 
     Outcomes: "state", what h may see of step k; "reward", r_k; "features" of step k that tell its reward. x_t and a
-    "state" are each agent's own observation, or critic_view where `central`. The learned h also reads t/T and
-    (k-t)/T. It is fitted to `pairs` later steps k of every t, drawn by the episode.
+    "state" are each agent's own observation, or critic_view where `central`. The learned h also reads t/T and k/T. It
+    is fitted to `pairs` later steps k of every t, drawn by the episode.
     """
 
     def __init__(self, owner: Credit, outcome: str, central: bool, pairs: int, exact: Exact | None) -> None:
@@ -46,7 +46,7 @@ class Contribution(nn.Module):
         self.features = RewardFeatures(game, context.seeds, context.fit) if outcome == "features" else None
         seen = game.critic_size if central else game.obs_size
         told = {"state": seen, "reward": 2, "features": FEATURES}[outcome]
-        self.hindsight = None if exact else Hindsight(game, context.seeds, seen + told + 2, context.fit)
+        self.hindsight = None if exact else PairHindsight(game, context.seeds, seen, told, context.fit)
 
     def outcomes(self, trajectory: Trajectory, reward: Tensor) -> Tensor:
         """u [T,B,N,U] of rewards [T,B,N]."""
@@ -60,20 +60,12 @@ class Contribution(nn.Module):
         """w_c = 1[c = a_t] r_t / pi(c) + sum_{k>t} (h(c|x_t,u_k) / pi(c) - 1) r_k; 0 where pi(c) is. [T,B,N,A]."""
         probs, taken = trajectory.probs, nn.functional.one_hot(trajectory.action, trajectory.probs.shape[-1])
         now = taken * reward[..., None] / probs.where(probs > 0, 1)
-        later = [
-            ((ratio - 1) * reward[t + 1 :, ..., None]).sum(0)
-            for t, ratio in enumerate(self._ratios(trajectory, reward))
-        ]
-        return torch.where(probs > 0, now + torch.stack(later), 0)
+        return torch.where(probs > 0, now + self._later(trajectory, reward, lambda ratio: ratio - 1), 0)
 
     def taken(self, trajectory: Trajectory, reward: Tensor, floor: float) -> Tensor:
         """c = r_t + sum_{k>t} (1 - pi(a_t) / h(a_t|x_t,u_k)) r_k, h being `floor` pi at the least. [T,B,N]."""
-        later = []
-        for t, ratio in enumerate(self._ratios(trajectory, reward)):
-            own = ratio.gather(-1, trajectory.action[t, ..., None].expand(*ratio.shape[:-1], 1))[..., 0]
-            own = own.where(trajectory.alive[t + 1 :, :, None], 1)  # nothing is known of what follows the end
-            later.append(((1 - 1 / own.clamp(min=floor)) * reward[t + 1 :]).sum(0))
-        return reward + torch.stack(later)
+        later = self._later(trajectory, reward, lambda ratio: 1 - 1 / ratio.clamp(min=floor))
+        return reward + later.gather(-1, trajectory.action[..., None])[..., 0]
 
     def loss(self, trajectory: Trajectory, reward: Tensor) -> Tensor:
         """[S] cross-entropy of h, above that of the policy, over the drawn pairs; plus the error of the features."""
@@ -82,28 +74,37 @@ class Contribution(nn.Module):
         if self.hindsight is None:
             return total
         k, real = self._drawn(trajectory)
-        T, B, N = trajectory.action.shape
-        shape = (T, self.pairs, B, N, -1)
-        u, x = self.outcomes(trajectory, reward), views(self.game, trajectory, self.central)
-        told = u[k, torch.arange(B, device=k.device)]
-        t = torch.arange(T, device=k.device)[:, None, None].expand_as(k)
-        when = torch.stack((t, k - t), -1)[:, :, :, None].to(x.dtype).expand(shape) / T
-        rows = torch.cat((x[:, None].expand(shape), told, when), -1)
-        said = self.hindsight(rows, trajectory.probs[:, None].expand(shape))
-        own = said.gather(-1, trajectory.action[:, None, ..., None].expand(shape))[..., 0]
-        return total - mean_over_live(own.flatten(0, 1), real.flatten(0, 1), S)
+        p, q = self.hindsight.factors(views(self.game, trajectory, self.central), self.outcomes(trajectory, reward))
+        for pair, is_one in zip(k.unbind(1), real.unbind(1), strict=True):
+            said = self.hindsight(p, q, pair, trajectory.action, trajectory.probs)
+            total = total - mean_over_live(said, is_one, S) / self.pairs
+        return total
 
-    def _ratios(self, trajectory: Trajectory, reward: Tensor) -> Iterator[Tensor]:
-        """h / pi [T-1-t,B,N,A] for t = 0, 1, ...: the rows are k = t+1, t+2, ..."""
+    def _later(self, trajectory: Trajectory, reward: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+        """sum_{k>t} weigh(h(c|x_t,u_k) / pi(c)) r_k over live steps k, [T,B,N,A]."""
+        T, B, N = trajectory.action.shape
+        t = torch.arange(T, device=reward.device)
+        paid, alive = by_row(reward), by_row(trajectory.alive[..., None].expand(T, B, N))
+        out = torch.zeros_like(by_row(trajectory.probs))
+        for rows, steps, ratio in self._ratios(trajectory, reward):
+            behind = slice(steps.start + 1, T)
+            meant = (t[behind] > t[steps, None]) & alive[rows, None, behind]
+            weight = weigh(ratio).masked_fill_(~meant[:, :, None], 0)
+            out[rows, steps] = (weight @ paid[rows, None, behind, None])[..., 0]
+        return out.transpose(0, 1).unflatten(1, (B, N))
+
+    def _ratios(self, trajectory: Trajectory, reward: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """(rows, steps t, h / pi [rows,steps,A,K]), k = steps.start + 1 .. T - 1; see `PairHindsight.ratios`."""
         T, probs = len(reward), trajectory.probs
         u = self.outcomes(trajectory, reward)
-        if self.exact is not None:
-            h = self.exact(trajectory, u)
-            yield from (h[t, t + 1 :] / probs[t].where(probs[t] > 0, 1) for t in range(T))
+        if self.hindsight is not None:
+            yield from self.hindsight.ratios(views(self.game, trajectory, self.central), u, probs)
             return
-        assert self.hindsight is not None
-        x = views(self.game, trajectory, self.central)
-        yield from (said.exp() for said in self.hindsight.pairs(x, u, probs))
+        assert self.exact is not None
+        ratio = self.exact(trajectory, u) / probs.where(probs > 0, 1)[:, None]  # [T,T,B,N,A]
+        for t in range(T - 1):
+            told = ratio[t, t + 1 :].permute(1, 2, 3, 0).flatten(0, 1)[:, None]
+            yield slice(0, len(told)), slice(t, t + 1), told
 
     def _drawn(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
         """Later live steps k [T,pairs,B] of every t, each equally likely, and whether there is one."""
