@@ -16,8 +16,8 @@ from marl.types import Trajectory
 FEATURES = 8  # units that an outcome is told by
 FACTORS = 4  # units D in which what was seen and what came out meet
 SHARPEST = 32.0  # bound on the log of how much likelier hindsight makes an action
-CACHE = 1 << 17  # numbers that stay in the cache of one core
-BLOCK = 16  # steps t that share their later steps k
+CACHE = 1 << 18  # numbers that stay in the cache of one core
+BLOCK = 8  # steps t that share their later steps k
 
 
 class Hindsight(nn.Module):

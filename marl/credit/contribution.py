@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.noise import uniform
-from marl.credit.base import ChainError, Credit
+from marl.credit.base import ChainError, Credit, live_only
 from marl.credit.counterfactual import episode_names
 from marl.critic import mean_over_live
 from marl.hindsight import FEATURES, PairHindsight, RewardFeatures, by_row, views
@@ -84,13 +84,11 @@ class Contribution(nn.Module):
         """sum_{k>t} weigh(h(c|x_t,u_k) / pi(c)) r_k over live steps k, [T,B,N,A]."""
         T, B, N = trajectory.action.shape
         t = torch.arange(T, device=reward.device)
-        paid, alive = by_row(reward), by_row(trajectory.alive[..., None].expand(T, B, N))
-        out = torch.zeros_like(by_row(trajectory.probs))
+        paid, out = by_row(live_only(reward, trajectory.alive)), torch.zeros_like(by_row(trajectory.probs))
         for rows, steps, ratio in self._ratios(trajectory, reward):
             behind = slice(steps.start + 1, T)
-            meant = (t[behind] > t[steps, None]) & alive[rows, None, behind]
-            weight = weigh(ratio).masked_fill_(~meant[:, :, None], 0)
-            out[rows, steps] = (weight @ paid[rows, None, behind, None])[..., 0]
+            amount = torch.where(t[behind] > t[steps, None], paid[rows, None, behind], 0)
+            out[rows, steps] = (weigh(ratio) @ amount[..., None])[..., 0]
         return out.transpose(0, 1).unflatten(1, (B, N))
 
     def _ratios(self, trajectory: Trajectory, reward: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -102,6 +100,7 @@ class Contribution(nn.Module):
             return
         assert self.exact is not None
         ratio = self.exact(trajectory, u) / probs.where(probs > 0, 1)[:, None]  # [T,T,B,N,A]
+        ratio = ratio.where(trajectory.alive[:, :, None, None], 1)  # nothing is known of what follows the end
         for t in range(T - 1):
             told = ratio[t, t + 1 :].permute(1, 2, 3, 0).flatten(0, 1)[:, None]
             yield slice(0, len(told)), slice(t, t + 1), told
