@@ -17,7 +17,7 @@ FILES = {
 SERVICES = {"marl.results", "marl.statistics", "marl.metrics"}
 LAYERS = (
     {"types"},
-    {"rollout", "networks", "sequence", "minibatch"},
+    {"rollout", "networks", "recurrent", "sequence", "minibatch"},
     {"policy", "critic", "mixing", "hindsight"},
     {"credit", "learn", "oracle"},
 )

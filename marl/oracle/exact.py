@@ -18,11 +18,22 @@ from envs.base import Env
 from marl.oracle import shapley
 from marl.oracle.induction import Optimum, Solution, expected_return, one_seed, optimal, outer, solve, true_gradient
 from marl.oracle.layers import TooLarge, World, reach
+from marl.oracle.remembered import Remembering
 from marl.oracle.states import Columns, merge
-from marl.rollout import MEMORY, seeds_of
+from marl.rollout import MEMORY, Remembers, remembers, seeds_of, some
 from marl.types import Policy, Trajectory, Truth
 
-__all__ = ["DEFINITIONS", "Optimum", "Solution", "TooLarge", "World", "expected_return", "ledger", "one_seed"]
+__all__ = [
+    "DEFINITIONS",
+    "Optimum",
+    "Remembering",
+    "Solution",
+    "TooLarge",
+    "World",
+    "expected_return",
+    "ledger",
+    "one_seed",
+]
 __all__ += ["observed_advantages", "optimal", "own_advantages", "reach", "solve", "true_gradient", "truth"]
 
 DEFINITIONS: dict[str, str] = {
@@ -48,7 +59,8 @@ def truth(
 
     Args:
         policy: whose Q and V (None: uniformly random); it need not be the one that was recorded. One of several seeds
-            judges the rows of each seed by that seed's policy.
+            judges the rows of each seed by that seed's policy. Of one that remembers, s includes the memory, and each
+            seed has states of its own.
         kind: one of DEFINITIONS.
         solution: of this game and policy, where it is there already.
     Returns: Truth(values [T,B,N] in the dtype of the recorded rewards, error 0, cost in simulator steps, definition).
@@ -58,6 +70,8 @@ def truth(
     """
     if kind not in DEFINITIONS:
         raise ValueError(f"there is no exact oracle {kind!r}; the exact oracles are: {', '.join(DEFINITIONS)}")
+    if solution is None and remembers(policy):
+        return _remembering(game, policy, trajectory, kind, gamma, memory)
     world = solution.world if solution else reach(game, memory=memory, device=trajectory.action.device)
     seeds = 1 if solution else seeds_of(policy)
     place, action = world.places(trajectory), trajectory.action
@@ -67,6 +81,21 @@ def truth(
         values[:, rows] = _credit(one, place[:, rows], action[:, rows], kind, memory).to(values.dtype)
     discount = "" if one.gamma == 1 else f", gamma {one.gamma:g}"
     return Truth(values, torch.zeros_like(values), world.cost, f"{DEFINITIONS[kind]}, exact{discount}")
+
+
+def _remembering(
+    game: Env[Any], policy: Remembers, trajectory: Trajectory, kind: str, gamma: float, memory: int
+) -> Truth:
+    """`truth` of a policy that remembers, seed by seed."""
+    found = []
+    for s, rows in enumerate(
+        torch.arange(trajectory.action.shape[1], device=trajectory.action.device).chunk(policy.n_seeds)
+    ):
+        own = Remembering(game, policy, s)
+        part = own.recorded(some(trajectory, rows))
+        found.append(truth(own, own.policy, part, kind, gamma=gamma, memory=memory))
+    values = torch.cat([one.values for one in found], 1)
+    return Truth(values, torch.zeros_like(values), sum(one.cost for one in found), found[0].definition)
 
 
 def ledger(solution: Solution, trajectory: Trajectory, memory: int = MEMORY) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from envs.base import Env
 from marl.oracle.layers import Layer, World, reach
+from marl.oracle.remembered import Remembering
 from marl.policy import Actor
-from marl.rollout import MEMORY, seeds_of, uniform_policy
+from marl.rollout import MEMORY, remembers, seeds_of, uniform_policy
 from marl.types import Policy
 
 
@@ -114,7 +115,12 @@ def expected_return(
 def true_gradient(
     game: Env[Any], actor: Actor, *, gamma: float = 1.0, memory: int = MEMORY, world: World | None = None
 ) -> Tensor:
-    """[S,P]: gradient of each seed's expected return in its own P parameters, in the order of `actor.parameters()`."""
+    """[S,P]: gradient of each seed's expected return in its own P parameters, in the order of `actor.parameters()`.
+
+    Of actors that remember, in float64 whatever theirs is.
+    """
+    if actor.memory:
+        return _through_time(game, actor, gamma, memory, world)
     parameters = list(actor.parameters())
     world = reach(game, memory=memory, device=parameters[0].device) if world is None else world
     total = torch.stack(
@@ -122,6 +128,21 @@ def true_gradient(
     )
     gradients = torch.autograd.grad(total.sum(), parameters)
     return torch.cat([g.reshape(actor.n_seeds, -1) for g in gradients], 1)
+
+
+def _through_time(game: Env[Any], actor: Actor, gamma: float, memory: int, world: World | None) -> Tensor:
+    """`true_gradient` of actors that remember: states are listed with what leads to their memory, seed by seed."""
+    if world is not None:
+        raise ValueError("the states of actors with a memory depend on their parameters: world must be None")
+    found = []
+    for s in range(actor.n_seeds):
+        own = Remembering(game, actor, s)
+        assert isinstance(own.remembers, Actor)
+        parameters = list(own.remembers.parameters())
+        listed = reach(own, memory=memory, device=parameters[0].device)
+        gradients = torch.autograd.grad(expected_return(own, own.policy, gamma=gamma, world=listed), parameters)
+        found.append(torch.cat([g.flatten() for g in gradients]))
+    return torch.stack(found)
 
 
 def one_seed(policy: Policy | None, seed: int) -> Policy | None:
@@ -162,6 +183,8 @@ def _induce(
 def _act(game: Env[Any], policy: Policy | None, layer: Layer) -> Tensor:
     """[K,N,A] float64: what each agent does in each state of a layer."""
     policy = policy or uniform_policy(game.n_actions)
+    if remembers(policy):
+        raise ValueError("with a policy that remembers, s includes its memory; ask about `Remembering(game, policy)`")
     if seeds_of(policy) != 1:
         raise ValueError("the policy has several seeds; an exact oracle judges one at a time (`one_seed`)")
     obs = game.observe(layer.state)

@@ -13,7 +13,8 @@ from envs.base import HasUnitDifferences, HasUnitShapley, MayRefuseBranches
 from marl.oracle.closed import closed_difference, closed_shapley
 from marl.oracle.exact import truth
 from marl.oracle.induction import one_seed, solve
-from marl.oracle.layers import STEPS, TooLarge, reach
+from marl.oracle.layers import STEPS, TooLarge, World, reach
+from marl.oracle.remembered import Remembering
 from marl.oracle.sampled import (
     Draw,
     Progress,
@@ -31,7 +32,7 @@ from marl.oracle.sampled import (
 from marl.oracle.shapley import EXACT
 from marl.oracle.shares import reward_shapley, unit_shapley
 from marl.policy import Actor
-from marl.rollout import Simulator, some
+from marl.rollout import Simulator, remembers, some
 from marl.types import Policy, Trajectory
 
 PATIENCE = 1 << 22  # simulator steps, some seconds, after which "auto" samples rather than go on enumerating
@@ -143,16 +144,20 @@ def _unit_shapley_sampled(q: Question) -> Answer:
 
 
 def _enumerated(q: Question) -> Answer:
-    """By enumeration, seed by seed; the game's states are listed, and paid for, once."""
+    """By enumeration, seed by seed; states are listed, and paid for, once, or once a seed where agents remember."""
     simulator, device = q.simulator, q.trajectory.action.device
     game, memory = simulator.game, simulator.memory
-    world = reach(game, memory=memory, steps=PATIENCE if q.mixed else STEPS, device=device)
-    simulator.steps = simulator.steps + world.cost * (torch.arange(simulator.n_seeds) == 0)
+    world: World | None = None
     found = []
     for s, rows in enumerate(torch.arange(q.trajectory.action.shape[1], device=device).chunk(simulator.n_seeds)):
-        policy = one_seed(q.policy, s) if isinstance(q.policy, Actor) else q.policy
+        policy, part = one_seed(q.policy, s) if isinstance(q.policy, Actor) else q.policy, some(q.trajectory, rows)
+        if remembers(q.policy):
+            own = Remembering(simulator.game, q.policy, s)
+            game, policy, part, world = own, own.policy, own.recorded(part), None
+        if world is None:
+            world = reach(game, memory=memory, steps=PATIENCE if q.mixed else STEPS, device=device)
+            simulator.steps = simulator.steps + world.cost * (torch.arange(simulator.n_seeds) == s)
         solution = solve(game, policy, memory=memory, world=world)
-        part = some(q.trajectory, rows)
         found.append(truth(game, policy, part, q.kind, memory=memory, solution=solution).values)
     how = "exact by enumeration" + (", all coalitions" if q.kind == "O5" else "")
     return Answer(torch.cat(found, 1), None, how)
