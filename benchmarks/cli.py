@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-import envs
 import marl
 from benchmarks import figures
+from benchmarks.asking import (
+    Common,
+    Progress,
+    check_counts,
+    chosen_game,
+    chosen_methods,
+    clock,
+    guarded,
+    knobs_from,
+    listing,
+    machines,
+    work_through,
+)
+from benchmarks.engine import Lost
 from benchmarks.figures import style
-from benchmarks.methods import METHODS, pick
+from benchmarks.methods import METHODS
 from benchmarks.plot import UsageError, parse, redraw
-from benchmarks.sweep import Cell, estimate, missing, run_cells
+from benchmarks.sweep import Cell, estimate, missing, run_cell
 from envs.base import MayRefuseBranches
 from marl import tensorboard
-from marl.credit.base import Chain, ChainError
+from marl.checkpoint import EVERY, forget
+from marl.credit.base import ChainError
 from marl.experiment import Method
-from marl.results import ResultsError, canonical, cell_id, prepare
+from marl.results import ResultsError, canonical, cell_id, done, prepare
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,31 +45,13 @@ OUTSIDE_SEEDS = 10
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options that every question shares."""
+class Options(Common):
+    """Options of questions that train methods on a sweep of games (seeds: 30 by default, 5 with --quick)."""
 
-    list: bool = False
-    """list the methods, what each needs and what it costs, and stop"""
-    quick: bool = False
-    """minutes on two cores instead of the full protocol"""
-    methods: tuple[str, ...] = ()
-    """legend names, separated by commas or given one by one (default: the question's own)"""
-    seeds: int | None = None
-    """how many training seeds, 0, 1, ... (default: 30; with --quick 5)"""
     steps: int | None = None
     """environment steps per seed, counted as whole episodes (default: the question's own)"""
-    env: str | None = None
-    """another game instead of the question's sweep: credit/NAME-v0, or package.module:ns/name-v0 and the like"""
-    env_args: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
-    """knobs of --env, values in JSON, for example n_agents=12 observe_damage='"all"' (a bare word is a string)"""
-    out: Path | None = None
-    """folder for the cells; figures go to its subfolder figures (default: results/QUESTION)"""
-    workers: int = os.cpu_count() or 1
-    """cells that run side by side"""
-    threads: int = 1
-    """torch threads per cell; part of a cell's configuration"""
-    force: bool = False
-    """compute cells again that are already on disk"""
+    checkpoint: float = EVERY
+    """seconds between two checkpoints of a cell that is under way"""
     tensorboard: Path | None = None
     """folder for TensorBoard curves while training (needs the extra tensorboard)"""
 
@@ -88,59 +79,32 @@ class Question:
 
 
 def main(question: Question, arguments: Sequence[str] | None = None) -> int:
-    """Run a question from the command line; returns the exit status, 2 for input that cannot be."""
-    try:
+    """Run a question from the command line; returns the exit status, see `guarded`."""
+
+    def act() -> None:
         options = parse(Options, arguments, question.program)
         if options.list:
             print(listing(question.catalogue))
-            return 0
-        answer(question, options)
-    except (ValueError, UsageError) as error:  # every refusal of ours is a ValueError with one sentence
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; finished cells are kept: run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+        else:
+            answer(question, options)
 
-
-def listing(methods: Mapping[str, Method] = METHODS) -> str:
-    """Every method with its family, what it needs and what it costs; from the code's own declarations."""
-    lines = [f"{'method':26s} {'family':10s} chain; needs (+: privileged); counterfactual steps for B episodes"]
-    for name, m in methods.items():
-        parts = []
-        for part in _somewhere(m).parts:
-            flags = [word for word in ("aligned", "efficient") if getattr(part, word)]
-            parts.append(f"{type(part).__name__} ({', '.join(flags) or '-'})")
-        learner = type(m.learner).__name__
-        chain = " > ".join(parts if learner == "Reinforce" else [*parts, learner])
-        needs = ", ".join(m.needs) or "nothing"
-        lines.append(f"{name:26s} {m.family:10s} {chain}; {needs}{'+' if m.privileged else ''}; {m.cost}")
-    return "\n".join(lines)
-
-
-def _somewhere(method: Method) -> Chain:
-    """Its chain, built for a small game that offers what it needs."""
-    refused: ChainError | None = None
-    for name in envs.GAMES:
-        try:
-            return method.credit(envs.rules(name))
-        except ChainError as error:
-            refused = error
-    assert refused is not None
-    raise refused
+    return guarded(act)
 
 
 def answer(question: Question, options: Options) -> list[Path]:
-    """Plan, run what is missing, print the table, draw the figures; returns the figures' paths."""
+    """Plan, run what is missing, print the table, draw the figures; returns the figures' paths.
+
+    Raises Lost after all that: where a cell is lost, the others still have their table and figures.
+    """
     folder = options.out or Path("results") / (question.name + ("-quick" if options.quick else ""))
     cells = plan(question, options)
     prepare(folder)
     todo = missing(cells, folder, options.force)
     _print_plan(question, cells, todo, folder)
-    if todo:
-        _run(todo, folder, options)
-    ids = {cell_id(c.config) for c in cells}
+    lost = _run(todo, folder, options) if todo else None
+    ids = {cell_id(c.config) for c in cells if done(folder, c.config)}
+    if lost is not None and not ids:
+        raise lost
     print(final_table(folder, ids))
     paths = redraw(folder, cells=ids, say=lambda line: print(f"  {line}"))
     print(f"\ncells:   {folder}/*.parquet\nfigures:")
@@ -148,28 +112,23 @@ def answer(question: Question, options: Options) -> list[Path]:
         if path.suffix == ".png":
             print(f"  {path} (and .pdf)")
     print(f"redraw:  python -m benchmarks.plot {folder}")
+    if lost is not None:
+        raise lost
     return paths
 
 
 def plan(question: Question, options: Options) -> list[Cell]:
     """Every cell of the run. Raises ValueError, one sentence, for anything in it that cannot be."""
-    for knob in ("seeds", "steps", "workers", "threads"):
-        value = getattr(options, knob)
-        if value is not None and value < 1:
-            raise UsageError(f"--{knob} {value} is not allowed; it must be 1 or more")
+    check_counts(options, "seeds", "steps", "workers", "threads")
+    if not options.checkpoint >= 0:
+        raise UsageError(f"--checkpoint {options.checkpoint} is not allowed; it must be 0 or more seconds")
+    machines(options)
     if options.tensorboard is not None:
         tensorboard.check()
-    if options.env_args and options.env is None:
-        raise UsageError("--env-args needs --env: it gives the knobs of another game than the question's own")
-    chosen = [name.strip() for text in options.methods for name in text.split(",") if name.strip()]
-    if options.methods and not chosen:
-        raise UsageError(f"--methods {' '.join(options.methods)!r} names no method (see --list)")
-    own = (options.quick and question.quick_methods) or question.methods
-    names = pick(chosen, question.catalogue) if chosen else list(own)
-    settings = question.settings(options.quick)
-    if options.env is not None:
-        name = envs.game_id(options.env) if options.env in envs.GAMES else options.env
-        settings = [(name, knobs_from(options.env_args))]
+    chosen = chosen_methods(options, question.catalogue)
+    names = chosen or list((options.quick and question.quick_methods) or question.methods)
+    asked = chosen_game(options)
+    settings = question.settings(options.quick) if asked is None else [asked]
     cells = []
     for game, knobs in settings:
         loaded = marl.load(game, **knobs)
@@ -202,22 +161,6 @@ def _fitting(cells: list[Cell]) -> list[Cell]:
     return kept
 
 
-def knobs_from(words: Sequence[str]) -> dict[str, Any]:
-    """key=value words with JSON values; a value that is no JSON is a string. Raises UsageError."""
-    knobs = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key.isidentifier():
-            raise UsageError(f"--env-args {word!r} is not allowed; give knobs as key=value")
-        if key in knobs:
-            raise UsageError(f"--env-args gives {key} twice; give each knob once")
-        try:
-            knobs[key] = json.loads(text)
-        except json.JSONDecodeError:
-            knobs[key] = text
-    return knobs
-
-
 def _print_plan(question: Question, cells: list[Cell], todo: list[Cell], folder: Path) -> None:
     settings = {json.dumps([c.game, c.knobs]): c for c in cells}
     methods = list(dict.fromkeys(c.method for c in cells))
@@ -235,63 +178,17 @@ def _about(cell: Cell) -> str:
     return f"{cell.game} {' '.join(f'{k}={v}' for k, v in cell.knobs.items())}".strip()
 
 
-def _run(todo: list[Cell], folder: Path, options: Options) -> None:
-    """Run the missing cells, the longest first, with an estimate before and the time left beside."""
-    seconds = estimate(todo)
-    workers = min(options.workers, len(todo))
-    todo = sorted(todo, key=lambda c: -seconds[cell_id(c.config)])
-    total = sum(seconds.values())
-    print(f"  estimate: {clock(max(total / workers, max(seconds.values())))} with {workers} cells side by side\n")
-    progress = Progress(total, len(todo))
+def _run(todo: list[Cell], folder: Path, options: Options) -> Lost | None:
+    """Run the missing cells; returns those that are lost, if any."""
+    engine = machines(options)
+    work = partial(run_cell, folder=folder.resolve(), tensorboard=options.tensorboard, every=options.checkpoint)
+    for cell in todo if options.force else []:
+        forget(folder, cell.config)
     try:
-        done = lambda cell: progress.finished(seconds[cell_id(cell.config)], cell.name)  # noqa: E731
-        run_cells(todo, folder, workers, done, options.tensorboard)
-    finally:
-        progress.close()
-
-
-def clock(seconds: float) -> str:
-    """90 -> '1:30'."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
-
-
-class Progress:
-    """A bar with the time left on a terminal; off one, a plain line every 10 s."""
-
-    def __init__(self, total: float, cells: int) -> None:
-        self.total, self.cells, self.work, self.count, self.name = total, cells, 0.0, 0, ""
-        self.started = time.monotonic()
-        self.live = sys.stdout.isatty()
-        self.stopped = threading.Event()
-        self.clock = threading.Thread(target=self._tick, daemon=True)
-        self.clock.start()
-
-    def finished(self, work: float, name: str) -> None:
-        """One more cell is on disk; `work` is what it was estimated at."""
-        self.work, self.count, self.name = self.work + work, self.count + 1, name
-
-    def _tick(self) -> None:
-        while not self.stopped.wait(1 if self.live else 10):
-            self.say()
-
-    def say(self) -> None:
-        """Show where we are."""
-        spent, part = time.monotonic() - self.started, min(1.0, self.work / self.total)
-        left = f"about {clock(spent / part * (1 - part))} left" if part else "no cell finished yet"
-        text = f"{self.count}/{self.cells} cells, {clock(spent)} gone, {left}  {self.name}"
-        if self.live:
-            print(f"\r[{'#' * round(24 * part):24s}] {text[:90]:90s}", end="", flush=True)
-        else:
-            print(text, flush=True)
-
-    def close(self) -> None:
-        """Say the last word and stop the clock."""
-        self.stopped.set()
-        self.clock.join()
-        self.say()
-        print()
+        work_through(todo, work, estimate(todo, engine.at_once(len(todo))), engine, folder)
+    except Lost as lost:
+        return lost
+    return None
 
 
 def final_table(folder: Path, cells: set[str]) -> str:
@@ -331,4 +228,4 @@ def _runs(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], Any]]:
         yield key, part["value"]
 
 
-__all__ = ["Options", "Question", "ResultsError", "main"]
+__all__ = ["Options", "Progress", "Question", "ResultsError", "clock", "knobs_from", "listing", "main"]

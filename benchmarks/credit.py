@@ -23,6 +23,7 @@ from benchmarks.asking import (
     check_counts,
     chosen_game,
     chosen_methods,
+    machines,
     report,
     run_main,
     work_through,
@@ -195,6 +196,7 @@ def settings(quick: bool) -> list[tuple[str, dict[str, Any]]]:
 def plan(options: Options) -> list[Cell]:
     """Every cell of the run. Raises ValueError, one sentence, for anything in it that cannot be."""
     check_counts(options, "seeds", "episodes", "fits", "updates", "replays", "memory", "workers", "threads")
+    machines(options)
     quick = options.quick
     protocol = Protocol(
         options.seeds or (3 if quick else 5),
@@ -421,7 +423,7 @@ def answer(options: Options) -> None:
     print(f"batches of fitting; {how.updates} updates of training")
     print(f"  on disk:  {len(cells) - len(todo)} cells done, {len(todo)} to run, in {folder}")
     if todo:
-        work_through(todo, partial(run_cell, folder=folder), estimate(todo), options.workers)
+        work_through(todo, partial(run_cell, folder=folder.resolve()), estimate(todo), machines(options), folder)
     ids = {cell_id(c.config) for c in cells}
     report(folder, ids, final_table(folder, ids))
 

@@ -16,13 +16,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import envs
 import marl
-from benchmarks.asking import Common
-from benchmarks.cli import Progress, clock, knobs_from, listing
-from benchmarks.methods import METHODS, pick, rank
-from benchmarks.plot import UsageError, parse, redraw
-from benchmarks.sweep import game_knobs, missing, side_by_side
+from benchmarks.asking import (
+    Common,
+    check_counts,
+    chosen_game,
+    chosen_methods,
+    machines,
+    report,
+    run_main,
+    work_through,
+)
+from benchmarks.methods import METHODS, rank
+from benchmarks.plot import UsageError
+from benchmarks.sweep import game_knobs, missing
 from envs.base import Env
 from marl import metrics
 from marl.credit.base import ChainError
@@ -181,23 +188,15 @@ def run_cell(cell: Cell, folder: Path) -> None:
 
 def plan(options: Options) -> list[Cell]:
     """Every cell of the run. Raises ValueError, one sentence, for anything in it that cannot be."""
-    for knob in ("seeds", "batches", "episodes", "workers", "threads"):
-        value = getattr(options, knob)
-        if value is not None and value < 1:
-            raise UsageError(f"--{knob} {value} is not allowed; it must be 1 or more")
-    if options.env_args and options.env is None:
-        raise UsageError("--env-args needs --env: it gives the knobs of another game than the question's own")
-    chosen = [name.strip() for text in options.methods for name in text.split(",") if name.strip()]
-    if options.methods and not chosen:
-        raise UsageError(f"--methods {' '.join(options.methods)!r} names no method (see --list)")
-    names = pick(chosen) if chosen else list(QUICK if options.quick else ASKED)
+    check_counts(options, "seeds", "batches", "episodes", "workers", "threads")
+    machines(options)
+    chosen = chosen_methods(options)
+    names = chosen or list(QUICK if options.quick else ASKED)
     for name in names:
         if not isinstance(METHODS[name].learner, PolicyGradient):
             raise UsageError(f"{name!r} learns action values and follows no policy gradient; choose another method")
-    games = settings(options.quick)
-    if options.env is not None:
-        name = envs.game_id(options.env) if options.env in envs.GAMES else options.env
-        games = [(name, knobs_from(options.env_args))]
+    asked = chosen_game(options)
+    games = settings(options.quick) if asked is None else [asked]
     size = (options.seeds or (5 if options.quick else 30), options.batches or (96 if options.quick else 512))
     cells, left_out = [], {}
     for game, knobs in games:
@@ -255,32 +254,9 @@ def answer(options: Options) -> None:
     print(f"  budget:   {one.seeds} policies x {STAGES} stages x {one.batches} batches of {one.episodes} episodes")
     print(f"  on disk:  {len(cells) - len(todo)} cells done, {len(todo)} to run, in {folder}")
     if todo:
-        run(todo, folder, options.workers)
+        work_through(todo, partial(run_cell, folder=folder.resolve()), estimate(todo), machines(options), folder)
     ids = {cell_id(c.config) for c in cells}
-    print(final_table(folder, ids))
-    paths = redraw(folder, cells=ids, say=lambda line: print(f"  {line}"))
-    print(f"\ncells:   {folder}/*.parquet\nfigures:")
-    for path in paths:
-        if path.suffix == ".png":
-            print(f"  {path} (and .pdf)")
-    print(f"redraw:  python -m benchmarks.plot {folder}")
-
-
-def run(todo: list[Cell], folder: Path, workers: int) -> None:
-    """Run the missing cells with an estimate before and the time left beside."""
-    seconds = estimate(todo)
-    workers = min(workers, len(todo))
-    total = sum(seconds.values())
-    print(f"  estimate: {clock(total / workers)} with {workers} cells side by side\n", flush=True)
-    progress = Progress(total, len(todo))
-
-    def done(cell: Cell) -> None:
-        progress.finished(seconds[cell_id(cell.config)], cell.name)
-
-    try:
-        side_by_side(todo, partial(run_cell, folder=folder), workers, done)
-    finally:
-        progress.close()
+    report(folder, ids, final_table(folder, ids))
 
 
 def final_table(folder: Path, cells: set[str]) -> str:
@@ -304,20 +280,8 @@ def final_table(folder: Path, cells: set[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status, 2 for input that cannot be."""
-    try:
-        options = parse(Options, arguments, "python -m benchmarks.gradient")
-        if options.list:
-            print(listing())
-            return 0
-        answer(options)
-    except ValueError as error:  # every refusal of ours is a ValueError with one sentence
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; finished cells are kept: run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+    """The command line; returns the exit status."""
+    return run_main(Options, answer, "python -m benchmarks.gradient", arguments)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import marl
 from benchmarks.asking import check_counts, report, run_main, work_through
+from benchmarks.engine import Engine
 from benchmarks.sweep import game_knobs, missing
 from envs.base import Env, default_actions
 from marl.oracle import oracle
@@ -227,7 +228,7 @@ def answer(options: Options) -> None:
     print(f"  on disk:  {len(cells) - len(todo)} cells done, {len(todo)} to run, in {folder}")
     if todo:
         seconds = {cell_id(c.config): ABOUT[c.check] for c in todo}
-        work_through(todo, partial(run_cell, folder=folder), seconds, options.workers)
+        work_through(todo, partial(run_cell, folder=folder), seconds, Engine(options.workers), folder)
     report(folder, {cell_id(c.config) for c in cells}, tables(cells, folder))
 
 

@@ -16,11 +16,12 @@ import tyro
 from numpy.typing import NDArray
 
 import marl
+from benchmarks.asking import Progress, guarded
 from benchmarks.claims import ENTRIES
-from benchmarks.cli import Progress
-from benchmarks.methods import METHODS
+from benchmarks.claims.variants import KNOWN
+from benchmarks.engine import Engine, side_by_side
 from benchmarks.plot import UsageError, parse
-from benchmarks.sweep import game_knobs, missing, side_by_side
+from benchmarks.sweep import game_knobs, missing
 from envs.base import Env
 from marl.results import FIGURES, Row, cell_id, prepare, read, write_cell
 from marl.statistics import Estimate, interval
@@ -59,6 +60,11 @@ class Cell:
     threads: int = 1
 
     @property
+    def name(self) -> str:
+        """The entry's."""
+        return self.entry
+
+    @property
     def game(self) -> Env[Any]:
         """The entry's game."""
         entry = ENTRIES[self.entry]
@@ -68,14 +74,14 @@ class Cell:
     def config(self) -> dict[str, Any]:
         """All that its numbers depend on; what is claimed of them may change."""
         entry = ENTRIES[self.entry]
-        named = [v for v in _strings(asdict(entry.measure)) if v in METHODS]
+        named = [v for v in _strings(asdict(entry.measure)) if v in KNOWN]
         return {
             "question": "published",
             "game": entry.id,
             "knobs": game_knobs(self.game, entry.knobs),
             "method": {"name": self.entry, "family": "baseline", "rank": 0, "privileged": False},
             "measure": [type(entry.measure).__name__, asdict(entry.measure)],
-            "methods": {name: METHODS[name].describe() | {"learner": str(METHODS[name].learner)} for name in named},
+            "methods": {name: KNOWN[name].describe() | {"learner": str(KNOWN[name].learner)} for name in named},
             "seeds": list(range(self.seeds)),
             "threads": self.threads,
             "device": "cpu",
@@ -170,7 +176,7 @@ def answer(options: Options) -> None:
         progress = Progress(len(todo), len(todo))
         each = partial(_finished, progress)
         try:
-            side_by_side(todo, partial(run_cell, folder=folder), min(options.workers, len(todo)), each)
+            side_by_side(todo, partial(run_cell, folder=folder), Engine(options.workers, options.threads), folder, each)
         finally:
             progress.close()
     lines = table(cells, folder)
@@ -187,21 +193,17 @@ def _finished(progress: Progress, cell: Cell) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status, 2 for input that cannot be."""
-    try:
+    """The command line; returns the exit status."""
+
+    def act() -> None:
         options = parse(Options, arguments, "python -m benchmarks.published")
         if options.list:
             for name, entry in ENTRIES.items():
                 print(f"{name:24s} {entry.claim} ({entry.source})")
-            return 0
-        answer(options)
-    except ValueError as error:  # every refusal of ours is a ValueError with one sentence
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; rows that are stored are kept: run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+        else:
+            answer(options)
+
+    return guarded(act)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,20 @@ killed is finished by running the same command again.
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 import marl
+from benchmarks.engine import Configured
 from benchmarks.methods import METHODS, rank
 from envs.base import Env, MayRefuseBranches
+from marl.checkpoint import EVERY, Checkpoint
 from marl.experiment import Experiment, Method, failed, judge_walks, run
 from marl.results import cell_id, credit_columns, done, write_cell
 from marl.tensorboard import logged
@@ -28,17 +28,7 @@ FIXED = 4.0  # seconds a cell takes beside its updates, about
 SHORT = 4  # updates; a calibration would take as long as such a run
 SHOWN_WALKS = 3  # failed episodes whose credit maps are stored
 
-
-class Configured(Protocol):
-    """A cell of any question: a frozen dataclass that knows all that its results depend on."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def config(self) -> dict[str, Any]: ...
-
-
-AnyCell = TypeVar("AnyCell", bound=Configured)
+ConfiguredT = TypeVar("ConfiguredT", bound=Configured)
 
 
 @dataclass(frozen=True)
@@ -101,10 +91,11 @@ def _json(value: object) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def run_cell(cell: Cell, folder: Path, tensorboard: Path | None = None) -> Path:
-    """Train, measure, judge the stored walks, and write the cell."""
+def run_cell(cell: Cell, folder: Path, tensorboard: Path | None = None, every: float = EVERY) -> Path:
+    """Train, measure, judge the stored walks, and write the cell; every so many seconds keep what there is of it."""
     torch.set_num_threads(cell.threads)
-    measured = run(cell.experiment)
+    kept = Checkpoint(folder, cell.config, every)
+    measured = run(cell.experiment, kept)
     if tensorboard is not None:
         measured = logged(measured, tensorboard / f"{cell.name} {cell_id(cell.config)[:6]}")
     rows = list(measured)
@@ -122,10 +113,12 @@ def run_cell(cell: Cell, folder: Path, tensorboard: Path | None = None) -> Path:
         t = walks.trajectory
         if len(wanted):
             credit = credit_columns(0, wanted, walks.credit[:, wanted], walks.truth[:, wanted], t.alive[:, wanted])
-    return write_cell(folder, cell.config, rows, credit)
+    path = write_cell(folder, cell.config, rows, credit)
+    kept.remove()
+    return path
 
 
-def missing(cells: Sequence[AnyCell], folder: Path, force: bool) -> list[AnyCell]:
+def missing(cells: Sequence[ConfiguredT], folder: Path, force: bool) -> list[ConfiguredT]:
     """The cells whose rows are not on disk (all of them with force)."""
     return [c for c in cells if force or not done(folder, c.config)]
 
@@ -145,7 +138,7 @@ def seconds_per_update(cell: Cell, updates: int = 2) -> float:
     return best
 
 
-def estimate(cells: Sequence[Cell]) -> dict[str, float]:
+def estimate(cells: Sequence[Cell], workers: int = 1) -> dict[str, float]:
     """Seconds each cell will take alone, by cell id: each method is timed on its smallest and its largest game."""
     out: dict[str, float] = {}
     for method in dict.fromkeys(c.method for c in cells):
@@ -165,50 +158,3 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
 
 def _size(cell: Cell) -> int:
     return cell.experiment.game.n_agents * cell.experiment.game.horizon
-
-
-def run_cells(
-    cells: Sequence[Cell], folder: Path, workers: int, each: Callable[[Cell], None], tensorboard: Path | None = None
-) -> None:
-    """Run cells `workers` at a time, the long ones first; `each` is told of every cell that is on disk."""
-    side_by_side(cells, partial(run_cell, folder=folder, tensorboard=tensorboard), workers, each)
-
-
-def side_by_side(
-    cells: Sequence[AnyCell], work: Callable[[AnyCell], object], workers: int, each: Callable[[AnyCell], None]
-) -> None:
-    """work(cell) for every cell, `workers` processes at a time; `each` is told of every cell that is done."""
-    if workers == 1:
-        for cell in cells:
-            work(cell)
-            each(cell)
-        return
-    for cell in _in_parallel(cells, work, workers):
-        each(cell)
-
-
-@lru_cache(maxsize=1)
-def _end_with(parent: int) -> None:
-    """In a worker: end when the process that started it is gone, however it was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _in_parallel(cells: Sequence[AnyCell], work: Callable[[AnyCell], object], workers: int) -> Iterator[AnyCell]:
-    from joblib import Parallel, delayed
-
-    parent = os.getpid()
-
-    def one(cell: AnyCell) -> AnyCell:
-        _end_with(parent)
-        work(cell)
-        return cell
-
-    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    # replace(): without what the cell has cached, for live games of others do not travel.
-    yield from parallel(delayed(one)(replace(cell)) for cell in cells)

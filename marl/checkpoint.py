@@ -97,6 +97,11 @@ class Checkpoint:
         self.rows = []
 
 
+def forget(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
+    """Remove what a killed run of this cell has kept: it starts over."""
+    _unlink(Path(folder) / f"{cell_id(config)}{SUFFIX}")
+
+
 class Unusable(Exception):
     """A checkpoint that could not be used; it has been named and removed."""
 

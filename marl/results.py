@@ -2,7 +2,8 @@
 
 A cell is one game with its knobs x one method, all seeds. It is three files named by a hash of its configuration:
 `<id>.credit.parquet` (credit maps, optional), `<id>.json` (configuration and provenance) and `<id>.parquet` (tidy
-rows), put in place in this order. The rows come last, so their existence means "done".
+rows), put in place in this order. The rows come last, so their existence means "done". Until then `<id>.checkpoint.pt`
+may lie there: a run that can go on.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ CREDIT_COLUMNS = ("seed", "episode", "t", "agent", "value", "truth")
 FIGURES = "figures"
 """The one folder that may lie beside the cells: what was drawn from them."""
 
-_OURS = re.compile(r"([0-9a-f]{16})(\.json|\.parquet|\.credit\.parquet)(\.tmp\.\d+)?")
+_OURS = re.compile(r"([0-9a-f]{16})(\.json|\.parquet|\.credit\.parquet|\.checkpoint\.pt)(\.tmp\.\d+)?")
 _STALE = 3600.0  # seconds; no cell takes this long to write, so an older temporary file belongs to a killed process
 _REQUIRED = ("question", "game", "knobs", "method")
 _REQUIRED_OF_METHOD = ("name", "family", "rank", "privileged")
@@ -120,6 +121,8 @@ def prepare(folder: str | os.PathLike[str]) -> None:
             _sweep_up(entry)
         elif match[2] == ".json":
             _configuration(entry)
+        elif match[2] == ".checkpoint.pt" and (path / f"{match[1]}.parquet").is_file():
+            entry.unlink(missing_ok=True)  # of a run that was killed between its last two lines
 
 
 def done(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> bool:

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradient, "settings", few)
-        patch.setattr(gradient, "redraw", lambda *_, **__: [])  # drawn once, in its own test
+        patch.setattr("benchmarks.asking.redraw", lambda *_, **__: [])  # drawn once, in its own test
         patch.setattr(gradient, "TRAINED", 4)
         patch.setattr(gradient, "FITTING", 2)
         gradient.stages.cache_clear()

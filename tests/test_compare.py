@@ -80,7 +80,7 @@ def test_the_same_command_again_runs_nothing(
     first, kept = without_clock(folder), {p.name: p.read_bytes() for p in folder.glob("*.parquet")}
     capsys.readouterr()
     with monkeypatch.context() as nothing:
-        nothing.setattr(cli, "run_cells", lambda *_: pytest.fail("nothing was missing"))
+        nothing.setattr(cli, "_run", lambda *_: pytest.fail("nothing was missing"))
         assert compare(*MATRIX, *TWO, "--out", str(folder)) == 0
     said = capsys.readouterr().out.splitlines()
     assert any("2 cells done, 0 to run" in line for line in said)
