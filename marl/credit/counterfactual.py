@@ -45,8 +45,9 @@ def expected_over_own_action(simulator: Simulator, trajectory: Trajectory, rewar
     """sum_c pi_i(c|o_i) r(s, a[i <- c], xi), [T,B,N]: the action taken costs nothing, the others one step each."""
     choice, weight = legal_others(trajectory)
     answers = simulator.rewards(trajectory, choice)
-    own = trajectory.probs.gather(-1, trajectory.action[..., None])[..., 0]
-    return own * reward[..., None] + (weight * answers).sum(-1)
+    # Probabilities sum to 1 up to rounding; where no action matters the mean must be the reward itself, or a learner
+    # that scales its credit would follow the rounding.
+    return reward[..., None] + (weight * (answers - reward[..., None, None])).sum(-1)
 
 
 def episode_names(trajectory: Trajectory) -> Tensor:

@@ -90,7 +90,8 @@ def shares(trajectory: Trajectory, worth: Worth, absent: Callable[[int], Tensor]
             present = member if orders is None else place[now][:, :, None] < count
             value = worth(now, torch.where(present, trajectory.action[now][:, :, None], instead[now][:, :, None]))
             if orders is None:
-                out[now] = value @ weight.to(value)
+                # Weights sum to 0 up to rounding; where nobody matters the shares must be 0, not rounding scaled up.
+                out[now] = (value - value[..., :1]) @ weight.to(value)
             else:
                 out[now] += (value[..., 1:] - value[..., :-1]).gather(-1, place[now]) / orders
     return out
