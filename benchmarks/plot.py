@@ -1,21 +1,27 @@
-"""Redraw every figure that applies from stored results alone: `python -m benchmarks.plot RESULTS [--figures DIR]`."""
+"""Redraw every figure that applies, and the report, from disk alone: `python -m benchmarks.plot RESULTS`."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
+import json
+import os
 import pkgutil
 import re
+import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
-from benchmarks import figures
+from benchmarks import figures, report
 from benchmarks.figures import Data, style
 from marl.results import FIGURES, ResultsError
 
@@ -23,6 +29,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
+
+COMMANDS = "commands.json"
+"""The command lines that computed a folder's cells, oldest first: [{"command", "started"}]; in the folder `figures`."""
+
+_asked: dict[str, str] = {}  # the command line of this process, once `parse` has understood it
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,11 @@ def redraw(
     cells: Collection[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
-    """Draw into `folder` (None: `results`/figures) and return the paths written, PNG and PDF of each figure.
+    """Draw into `folder` (None: `results`/figures); the paths written: PNG and PDF of each figure, the report.
 
     Args:
-        cells: ids to draw; None: the latest protocol in the folder.
+        cells: ids to draw, those of the question that is asked: its command is remembered; None: the latest protocol
+            in the folder.
         say: is told, a line each, which figures were not drawn and why.
     Raises:
         ResultsError: the results cannot be read or the figures not written.
@@ -65,17 +77,61 @@ def redraw(
     if data.left_out and cells is None:
         say(f"{data.left_out} cell{'s' * (data.left_out > 1)} of other runs in {results} not drawn")
     paths: list[Path] = []
+    pictures: list[report.Picture] = []
+    left: list[str] = []
     try:
         target.mkdir(parents=True, exist_ok=True)
+        if cells is not None:
+            remember(results)
         for stem, (needs, draw) in available(str(data.configs[0].get("question"))).items():
             missing = needs(data)
             if missing:
-                say(f"{stem} is not drawn: it {missing}")
+                left.append(f"{stem} is not drawn: it {missing}")
+                say(left[-1])
             else:
                 paths += style.save(draw(data), target / stem)
+                pictures.append(report.Picture(stem, caption(draw), paths[-2]))
     except OSError as error:
         raise ResultsError(f"cannot write figures to {target}: {error.strerror or error}") from error
-    return paths
+    return [*paths, report.write(target, data, pictures, commands(results), left)]
+
+
+def caption(draw: Callable[..., object]) -> str:
+    """The sentence that a figure's file opens with."""
+    while isinstance(draw, partial):
+        draw = draw.func
+    said = inspect.getdoc(inspect.getmodule(draw)) or ""
+    return " ".join(said.split("\n\n")[0].split())
+
+
+def remember(results: str | Path) -> None:
+    """Store the command line of this process beside the cells that it computes; once, however often it is said.
+
+    Raises ResultsError: the folder is not writable, or what is stored there is broken.
+    """
+    known = commands(results)
+    if not _asked or any(one["command"] == _asked["command"] for one in known):
+        return
+    path = Path(results) / FIGURES / COMMANDS
+    temporary = path.with_name(f".{COMMANDS}.tmp.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps([*known, _asked], indent=1) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def commands(results: str | Path) -> list[dict[str, str]]:
+    """What `remember` stored. Raises ResultsError for a file that it did not write."""
+    path = Path(results) / FIGURES / COMMANDS
+    try:
+        stored = json.loads(path.read_text())
+        return [{"command": str(one["command"]), "started": str(one["started"])} for one in stored]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ResultsError(f"{path} is not a list of commands that this program wrote; remove it") from None
 
 
 class UsageError(ValueError):
@@ -87,7 +143,10 @@ def parse(kind: type[T], arguments: Sequence[str] | None, program: str) -> T:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=arguments, prog=program)
+            understood = tyro.cli(kind, args=arguments, prog=program)
+        typed = shlex.join(sys.argv[1:] if arguments is None else arguments)
+        _asked.update(command=f"{program} {typed}".strip(), started=datetime.now(UTC).isoformat(timespec="seconds"))
+        return understood
     except SystemExit as stop:
         if not stop.code:
             raise  # --help

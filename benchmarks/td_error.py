@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 import marl
-from benchmarks.asking import check_counts, report, run_main
-from benchmarks.cli import knobs_from
+from benchmarks.asking import check_counts, knobs_from, report, run_main
 from benchmarks.methods import METHODS, rank
 from benchmarks.sweep import game_knobs, missing
 from envs.base import Env

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from benchmarks.figures import Data, style
 from marl import statistics
 
 METRIC = "final_score"
 FINE, COARSE = 241, 41  # thresholds of a line and of its band
-RESAMPLES = 500  # at each threshold of a band
 
 
 def needs(data: Data) -> str:
     """Final scores."""
     return "" if style.metric(data, METRIC) else f"needs {METRIC}"
-
-
-def above(values: NDArray[np.float64], /, *, axis: int, threshold: float) -> NDArray[np.float64]:
-    """The share of runs that score above `threshold`."""
-    return np.asarray(np.mean(values > threshold, axis=axis))
 
 
 @style.styled
@@ -42,9 +33,8 @@ def draw(data: Data) -> Figure:
     fine, coarse = np.linspace(low, high, FINE), np.linspace(low, high, COARSE)
     for look in methods:
         runs = style.table(rows[rows["method"] == look.name], "cell")
-        found = [statistics.interval(runs, partial(above, threshold=t), resamples=RESAMPLES) for t in coarse]
-        ends = np.array([[float(e.low), float(e.high)] for e in found])
-        axes.fill_between(coarse, ends[:, 0], ends[:, 1], color=look.colour, alpha=0.13, linewidth=0)
+        band = statistics.profile_bands(runs, [float(t) for t in coarse])
+        axes.fill_between(coarse, band.low, band.high, color=look.colour, alpha=0.13, linewidth=0)
         line = statistics.performance_profile(runs, [float(t) for t in fine])
         every = (7 * look.rank % 40, 40)
         axes.plot(fine, line, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=3, markevery=every)
