@@ -43,11 +43,20 @@ def schedule(
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """Rows index [S, M] of x [T, B, ...], as [1, S * M, ...], seed-major; or [S, K, M], as [K, S * M, ...]."""
+    return _take(x, _rows(index, x.shape[1]))
+
+
+def _rows(index: Tensor, B: int) -> Tensor:
+    """Where the rows [S, (K,) M] of each seed lie among all T * B: [K, S * M]."""
     index = (index if index.dim() == 3 else index[:, None]).transpose(0, 1)  # [K, S, M]
     S = index.shape[1]
-    E = x.shape[1] // S
-    b = index % E + torch.arange(S, device=index.device)[:, None] * E
-    return x[(index // E).flatten(1), b.flatten(1)]
+    E = B // S
+    first = torch.arange(S, device=index.device)[:, None] * E
+    return (index + torch.div(index, E, rounding_mode="floor") * (B - E) + first).flatten(1)  # t E + e -> t B + s E + e
+
+
+def _take(x: Tensor, rows: Tensor) -> Tensor:
+    return x.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
 def subset(trajectory: Trajectory, index: Tensor | None) -> Trajectory:
@@ -58,11 +67,12 @@ def subset(trajectory: Trajectory, index: Tensor | None) -> Trajectory:
     """
     if index is None:
         return trajectory
+    rows = _rows(index, trajectory.alive.shape[1])
     return trajectory._replace(
-        state=map_state(lambda x: pick(x, index), trajectory.state),
-        obs=pick(trajectory.obs, index),
-        mask=None if trajectory.mask is None else pick(trajectory.mask, index),
-        action=pick(trajectory.action, index),
-        probs=pick(trajectory.probs, index),
-        alive=pick(trajectory.alive, index),
+        state=map_state(lambda x: _take(x, rows), trajectory.state),
+        obs=_take(trajectory.obs, rows),
+        mask=None if trajectory.mask is None else _take(trajectory.mask, rows),
+        action=_take(trajectory.action, rows),
+        probs=_take(trajectory.probs, rows),
+        alive=_take(trajectory.alive, rows),
     )

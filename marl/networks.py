@@ -6,9 +6,12 @@ nothing in a forward or backward pass mixes seeds, so gradients, clipping and op
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +21,32 @@ from envs.noise import uniform
 
 CACHE_ROWS = 1 << 15  # (network, row) pairs whose hidden units fit the cache of one core
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+TIERS = ("fused", "torch")
+
+
+@cache
+def tier() -> str:
+    """Who computes networks on a CPU: "fused" (`marl.fused`, where numba is installed) or "torch", the reference.
+
+    MARL_TIER in the environment chooses. Numbers differ in rounding, so the tier is part of a cell's configuration.
+    Raises ValueError for a tier that there is not, or not here.
+    """
+    there = find_spec("numba") is not None
+    chosen = os.environ.get("MARL_TIER") or ("fused" if there else "torch")
+    if chosen not in TIERS:
+        raise ValueError(f"MARL_TIER={chosen} is not allowed; it must be one of {', '.join(TIERS)}")
+    if chosen == "fused" and not there:
+        raise ValueError("MARL_TIER=fused needs numba, which is not installed; pip install 'credit-sandbox[fast]'")
+    return chosen
+
+
+def fused_for(x: Tensor) -> ModuleType | None:
+    """The fused tier where it is chosen and can take x: float32 on a CPU. None: torch takes it."""
+    if x.dtype != torch.float32 or x.device.type != "cpu" or tier() == "torch":
+        return None
+    import marl.fused  # on use: compiled code takes its time to load
+
+    return marl.fused
 
 
 class Population(nn.Module):
@@ -49,13 +78,17 @@ class Population(nn.Module):
             table = ((2 * u - 1) * gain / fan_in**0.5).flatten(0, 1)
             self.weights.append(nn.Parameter(table[:, :, :-1].contiguous()))
             self.biases.append(nn.Parameter(table[:, :, -1:].contiguous()))
-        self._layers = [*self.weights, *self.biases]  # the same parameters: walking a ParameterList takes its time
+        self.layers = [*self.weights, *self.biases]  # the same parameters: walking a ParameterList takes its time
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, C, in, R] -> [S, C, out, R]; a network that is alone in its seed serves any number of groups C."""
+        fused = fused_for(x)
+        if fused is not None:
+            out: Tensor = fused.network(x, self.layers, self.activation)
+            return out
         shape = x.shape[:2]
         groups = shape[1] // self.copies
-        layers = [p.repeat_interleave(groups, 0) for p in self._layers] if groups > 1 else self._layers
+        layers = [p.repeat_interleave(groups, 0) for p in self.layers] if groups > 1 else self.layers
         x = x.flatten(0, 1)
         mlp = partial(multilayer, activation=self.activation)
         return in_pieces(mlp, (x,), layers, CACHE_ROWS // x.shape[0]).unflatten(0, shape)

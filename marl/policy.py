@@ -53,7 +53,7 @@ class Actor(nn.Module):
 
         Raises ValueError where an actor that remembers is shown anything but whole episodes [T,B,N,O].
         """
-        x = self._inputs(obs)
+        x = self.inputs(obs)
         if self.gru is not None:
             if obs.dim() != 4:
                 shown = list(obs.shape)
@@ -64,7 +64,7 @@ class Actor(nn.Module):
     def remember(self, obs: Tensor, before: Tensor) -> Tensor:
         """m_t [B,N,H] from o_t [B,N,O] and m_{t-1} [B,N,H] (0 at the first step)."""
         assert self.gru is not None
-        return self.unfold(self.gru.step(self._inputs(obs), self.fold(before)), (), len(obs))
+        return self.unfold(self.gru.step(self.inputs(obs), self.fold(before)), (), len(obs))
 
     def act(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """Probabilities [B,N,A] of one step, from what is remembered, [B,N,H]."""
@@ -78,7 +78,7 @@ class Actor(nn.Module):
             x.data = x.data.unflatten(0, (self.n_seeds, -1))[seed]
         return one
 
-    def _inputs(self, obs: Tensor) -> Tensor:
+    def inputs(self, obs: Tensor) -> Tensor:
         """[..., B, N, O] -> [S, C, inputs, R]."""
         x = self.fold(obs)
         x = x if self.norm is None else self.norm(x)

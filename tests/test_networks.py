@@ -13,6 +13,7 @@ from tiny_mdp import LimitedTiny, MaskedTiny, TinyMdp
 from torch import Tensor, nn
 
 from envs.base import flatten
+from marl import networks
 from marl.critic import ActionValue, Fit, Value, error, lambda_returns, mean_over_live, next_values
 from marl.minibatch import schedule, subset
 from marl.networks import (
@@ -56,8 +57,9 @@ def test_population_equals_separate_networks(
 ) -> None:
     """Outputs, weight gradients and input gradients of all S * C members, to 1e-6; also a piece of rows at a time."""
     S, C, R = 3, 2, 50
+    monkeypatch.setattr(networks, "tier", lambda: "torch")
     if pieces:
-        monkeypatch.setattr(sys.modules["marl.networks"], "CACHE_ROWS", 7 * S * C)
+        monkeypatch.setattr(networks, "CACHE_ROWS", 7 * S * C)
     net = Population("test", range(S), C, sizes, activation)
     x = random(S, C, sizes[0], R).requires_grad_()
     weight = random(S, C, sizes[-1], R, seed=1)
@@ -80,9 +82,10 @@ def test_population_equals_separate_networks(
 
 def test_rows_were_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """The case "in pieces" above really is one: the graph goes through the function that recomputes."""
+    monkeypatch.setattr(networks, "tier", lambda: "torch")
     net, x = Population("test", [0], 2, (4, 5, 3)), random(1, 2, 4, 30)
     assert "InPieces" not in _graph(net(x))
-    monkeypatch.setattr(sys.modules["marl.networks"], "CACHE_ROWS", 14)
+    monkeypatch.setattr(networks, "CACHE_ROWS", 14)
     assert "InPieces" in _graph(net(x))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from envs.base import Env
 from marl.minibatch import pick, schedule, subset
-from marl.networks import clip_per_seed
+from marl.networks import clip_per_seed, fused_for
 from marl.policy import Actor
 from marl.types import Trajectory
 
@@ -171,6 +171,18 @@ def loss(
     alive = trajectory.alive[..., None, None].expand(*trajectory.action.shape, 1)
     weight = actor.fold(alive).to(credit.dtype)
     weight = weight / (weight.sum((1, 2, 3), keepdim=True) / N).clamp(min=1)
+    fused = fused_for(credit)
+    if fused is not None and actor.gru is None and credit.dim() == trajectory.action.dim():
+        old = None if clip is None else trajectory.probs.gather(-1, trajectory.action[..., None]).log()[..., 0]
+        action, c, was = (
+            None if x is None else actor.fold(x[..., None])[:, :, 0] for x in (trajectory.action, credit, old)
+        )
+        legal = None if trajectory.mask is None else actor.fold(trajectory.mask)
+        layers, inputs = actor.net.layers, actor.inputs(trajectory.obs)
+        found: Tensor = fused.policy_loss(
+            inputs, layers, actor.net.activation, action, c, weight[:, :, 0], was, legal, entropy, clip
+        )
+        return found
     log_probs = actor.folded_logits(trajectory.obs, trajectory.mask).log_softmax(2)
     if credit.dim() == trajectory.action.dim():
         action, c = trajectory.action[..., None], actor.fold(credit[..., None])

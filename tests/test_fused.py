@@ -1,0 +1,134 @@
+"""The fused tier is the torch tier, computed in another order: outputs, losses and gradients are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+import torch
+from tiny_mdp import MaskedTiny, TinyMdp
+from torch import Tensor
+
+from marl import networks
+from marl.learn.policy_gradient import loss
+from marl.networks import Population, multilayer
+from marl.policy import Actor
+from marl.rollout import rollout
+
+fused = pytest.importorskip("marl.fused", reason="the fused tier needs numba: pip install 'credit-sandbox[fast]'")
+
+SHAPES = [  # seeds, copies, widths, rows: part of a block, whole blocks, blocks and a rest, odd widths
+    (1, 1, (5, 3), 1),
+    (2, 3, (4, 32, 3), 37),
+    (1, 1, (21, 64, 64, 5), 128),
+    (2, 1, (7, 20, 33, 1), 201),
+    (1, 2, (130, 70, 17), 65),
+]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """|one - other| / |other|, both as vectors."""
+    return float(((one - other).norm() / other.norm().clamp(min=1e-30)).detach())
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_network_is_the_torch_tiers(
+    shape: tuple[int, int, tuple[int, ...], int], activation: str, threads: None
+) -> None:
+    """Outputs and all gradients to 1e-6, for inputs in either memory order, wanted or not."""
+    S, C, sizes, R = shape
+    net, direction = Population("test", range(S), C, sizes, activation, 1.0), random(S, C, sizes[-1], R, seed=1)
+    for rows_last, wanted in product((True, False), (True, False)):
+        x = random(S, C, sizes[0], R) if rows_last else random(S, C, R, sizes[0]).transpose(2, 3)
+        x.requires_grad_(wanted)
+        asked = [*net.layers, x] if wanted else net.layers
+        one = fused.network(x, net.layers, activation)
+        other = multilayer((x.flatten(0, 1),), net.layers, activation).unflatten(0, (S, C))
+        assert one.shape == other.shape and distance(one, other) < 1e-6
+        found = torch.autograd.grad(one, asked, direction)
+        for mine, theirs in zip(found, torch.autograd.grad(other, asked, direction), strict=True):
+            assert mine.shape == theirs.shape and distance(mine, theirs) < 1e-6
+
+
+def test_a_network_serves_several_groups() -> None:
+    """One network a seed and three groups: its gradient is the sum over them."""
+    net, x = Population("test", range(2), 1, (4, 8, 3), "tanh"), random(2, 3, 4, 70)
+    one = fused.network(x, net.layers, "tanh")
+    other = multilayer((x.flatten(0, 1),), [p.repeat_interleave(3, 0) for p in net.layers], "tanh").unflatten(0, (2, 3))
+    assert distance(one, other) < 1e-6
+    found = torch.autograd.grad(one.square().sum(), net.layers)
+    for mine, theirs in zip(found, torch.autograd.grad(other.square().sum(), net.layers), strict=True):
+        assert distance(mine, theirs) < 1e-6
+
+
+def test_tanh_is_accurate() -> None:
+    """Within 4e-7 of tanh over its whole range and monotone in its tails, unlike a first-order fit."""
+    x = torch.linspace(-12, 12, 20001)
+    eye = [torch.ones(1, 1, 1), torch.ones(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)]
+    said = fused.network(x[None, None, None], eye, "tanh")[0, 0, 0]
+    assert float((said.double() - x.double().tanh()).abs().max()) < 4e-7 and float(said.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["one an agent", "shared"])
+@pytest.mark.parametrize("clip", [None, 0.2], ids=["REINFORCE", "PPO"])
+@pytest.mark.parametrize("entropy", [0.0, 0.01])
+@pytest.mark.parametrize("game", [TinyMdp(3, n_actions=3), MaskedTiny()], ids=["tiny", "masked"])
+def test_policy_loss_is_the_torch_tiers(
+    game: TinyMdp, entropy: float, clip: float | None, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and gradients of whole learners: dead steps, illegal actions, ratios inside and outside of the clip."""
+    seeds = [3, 5]
+    actor = Actor(game, seeds, (16, 16), shared, "tanh", last_gain=3.0)
+    trajectory = rollout(game, actor, 30, seeds)
+    trajectory.alive[-1, ::3] = False
+    for p in actor.parameters():
+        p.data += 0.3 * random(*p.shape)
+    credit, scale = random(*trajectory.action.shape, seed=2), torch.tensor([1.0, -2.0])
+    said = {}
+    for name in ("fused", "torch"):
+        monkeypatch.setattr(networks, "tier", lambda name=name: name)
+        losses = loss(actor, trajectory, credit, entropy, clip)
+        said[name] = [losses.detach(), *torch.autograd.grad((losses * scale).sum(), list(actor.parameters()))]
+    for mine, theirs in zip(said["fused"], said["torch"], strict=True):
+        assert mine.shape == theirs.shape and distance(mine, theirs) < 2e-6
+
+
+def test_seeds_do_not_meet() -> None:
+    """A seed's outputs and gradients are bitwise the same whatever trains beside it."""
+
+    def of(seeds: list[int]) -> list[Tensor]:
+        net, x = Population("test", seeds, 2, (6, 20, 3)), random(1, 2, 6, 150).expand(len(seeds), -1, -1, -1)
+        out = net(x)
+        grads = torch.autograd.grad(out.square().sum(), net.layers)
+        return [out[:1], *(g[:2] for g in grads)]
+
+    for alone, beside in zip(of([4]), of([4, 0, 9]), strict=True):
+        assert torch.equal(alone, beside)
+
+
+def test_float64_stays_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference tier takes whatever is not float32; the chosen tier is asked by name and refused otherwise."""
+    assert networks.fused_for(torch.zeros(1, dtype=torch.float64)) is None
+    monkeypatch.setenv("MARL_TIER", "slow")
+    networks.tier.cache_clear()
+    with pytest.raises(ValueError, match="MARL_TIER=slow is not allowed; it must be one of fused, torch"):
+        networks.tier()
+    monkeypatch.setenv("MARL_TIER", "torch")
+    assert networks.tier() == "torch" and networks.fused_for(torch.zeros(1)) is None
+    networks.tier.cache_clear()
