@@ -216,6 +216,7 @@ def report(folder: Path, cells: set[str], table: str) -> None:
     for path in paths:
         if path.suffix == ".png":
             print(f"  {path} (and .pdf)")
+    print(f"report:  {paths[-1]}")
     print(f"redraw:  python -m benchmarks.plot {folder}")
 
 

@@ -27,7 +27,7 @@ from benchmarks.asking import (
 from benchmarks.engine import Lost
 from benchmarks.figures import style
 from benchmarks.methods import METHODS
-from benchmarks.plot import UsageError, parse, redraw
+from benchmarks.plot import UsageError, parse, redraw, remember
 from benchmarks.sweep import Cell, estimate, missing, run_cell
 from envs.base import MayRefuseBranches
 from marl import tensorboard
@@ -99,6 +99,7 @@ def answer(question: Question, options: Options) -> list[Path]:
     folder = options.out or Path("results") / (question.name + ("-quick" if options.quick else ""))
     cells = plan(question, options)
     prepare(folder)
+    remember(folder)
     todo = missing(cells, folder, options.force)
     _print_plan(question, cells, todo, folder)
     lost = _run(todo, folder, options) if todo else None
@@ -111,6 +112,7 @@ def answer(question: Question, options: Options) -> list[Path]:
     for path in paths:
         if path.suffix == ".png":
             print(f"  {path} (and .pdf)")
+    print(f"report:  {paths[-1]}")
     print(f"redraw:  python -m benchmarks.plot {folder}")
     if lost is not None:
         raise lost
