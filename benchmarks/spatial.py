@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.cli import Question, main
 from benchmarks.methods import METHODS
 
-OTHERS = ("team + return", "team + GAE", "agent total")  # yardsticks beside the spatial family
+OTHERS = ("team + return", "team + GAE", "agent total", "D++ on episodes")  # yardsticks beside the spatial family
 ASKED = OTHERS[:2] + tuple(name for name, method in METHODS.items() if method.family == "spatial") + OTHERS[2:]
 QUICK = (
     "team + return",
@@ -40,8 +40,10 @@ COMA, CRITIC, ORDERS, CLONES = (
 )
 CAPS: dict[str, tuple[int, str]] = {
     "COMA": (60, COMA),
-    "COMA lambda 1": (60, COMA),
+    "COMA lambda 1": (20, COMA),
     "D++ + return": (60, CLONES),
+    "D++ on episodes": (60, CLONES),
+    "IPPO on own reward": (60, "sixteen passes over minibatches of N agents, two networks"),
     "Shapley + return": (60, ORDERS),
     "policy Shapley + return": (60, ORDERS),
     "Shapley of Q": (20, CRITIC),
