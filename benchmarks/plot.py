@@ -7,7 +7,6 @@ import importlib
 import inspect
 import io
 import json
-import os
 import pkgutil
 import re
 import shlex
@@ -17,13 +16,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
 from benchmarks import figures, report
 from benchmarks.figures import Data, style
-from marl.results import FIGURES, ResultsError
+from marl.results import FIGURES, ResultsError, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,17 +90,23 @@ def redraw(
                 say(left[-1])
             else:
                 paths += style.save(draw(data), target / stem)
-                pictures.append(report.Picture(stem, caption(draw), paths[-2]))
+                own = hasattr(source(draw), "QUESTION")
+                pictures.append(report.Picture(stem, caption(draw), paths[-2], own))
     except OSError as error:
         raise ResultsError(f"cannot write figures to {target}: {error.strerror or error}") from error
     return [*paths, report.write(target, data, pictures, commands(results), left)]
 
 
-def caption(draw: Callable[..., object]) -> str:
-    """The sentence that a figure's file opens with."""
+def source(draw: Callable[..., object]) -> ModuleType | None:
+    """The figure's file."""
     while isinstance(draw, partial):
         draw = draw.func
-    said = inspect.getdoc(inspect.getmodule(draw)) or ""
+    return inspect.getmodule(draw)
+
+
+def caption(draw: Callable[..., object]) -> str:
+    """The sentence that a figure's file opens with."""
+    said = inspect.getdoc(source(draw)) or ""
     return " ".join(said.split("\n\n")[0].split())
 
 
@@ -112,14 +118,12 @@ def remember(results: str | Path) -> None:
     known = commands(results)
     if not _asked or any(one["command"] == _asked["command"] for one in known):
         return
-    path = Path(results) / FIGURES / COMMANDS
-    temporary = path.with_name(f".{COMMANDS}.tmp.{os.getpid()}")
+    folder = Path(results) / FIGURES
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps([*known, _asked], indent=1) + "\n")
-        os.replace(temporary, path)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+        raise ResultsError(f"cannot write to {folder}: {error.strerror or error}") from error
+    write_file(folder / COMMANDS, (json.dumps([*known, _asked], indent=1) + "\n").encode())
 
 
 def commands(results: str | Path) -> list[dict[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -17,13 +16,14 @@ from numpy.typing import NDArray
 
 from benchmarks.figures import Data, style
 from marl import statistics
-from marl.results import ResultsError, canonical, cell_id
+from marl.results import canonical, cell_id, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NAME = "report.html"
 BASELINE = "team + return"
+HEADLINE = "phase_map"
 PAGE = Path(__file__).with_name("report_page.html")
 DOTS = 200 / 2  # pixels of a PNG per CSS inch at which a figure is shown
 
@@ -34,6 +34,7 @@ class Picture(NamedTuple):
     stem: str  # its file name
     caption: str  # the sentence that its file opens with
     png: Path
+    headline: bool = False  # one that a single question draws
 
 
 class Table(NamedTuple):
@@ -56,17 +57,8 @@ def write(
     Raises:
         ResultsError: the disk is full or the folder not writable.
     """
-    path = target / NAME
-    temporary = target / f".{NAME}.tmp.{os.getpid()}"
-    try:
-        temporary.write_text(page(data, pictures, commands, left), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-    return path
+    write_file(target / NAME, page(data, pictures, commands, left).encode())
+    return target / NAME
 
 
 def page(
@@ -83,10 +75,11 @@ def page(
     told += f", {' to '.join(map(str, seeds[:1] + seeds[1:][-1:]))} seeds" if seeds else ""
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=escape(question),
-        summary=escape(f"{told}; computed {dates[0]} to {dates[-1]} (UTC)."),
+        summary=escape(f"{told}; computed {moment(dates[0])} to {moment(dates[-1])} UTC."),
         commands=_commands(commands),
         tables="\n".join(map(_table, tables)),
-        figures="\n".join(map(_figure, pictures)) or "<p>No figure could be drawn from these results.</p>",
+        figures="\n".join(map(_figure, sorted(pictures, key=_place)))
+        or "<p>No figure could be drawn from these results.</p>",
         left=_items(left),
         configuration=_configuration(data),
         metrics=_table(everything(data)),
@@ -247,6 +240,11 @@ def plain(value: float) -> str:
     return f"{value:z,.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
+def moment(stored: str) -> str:
+    """2026-01-31T12:30:05+00:00 -> 2026-01-31 12:30."""
+    return stored[:16].replace("T", " ")
+
+
 def span(values: pd.Series[int]) -> str:
     """30,720, or 10,000 to 30,720."""
     low, high = int(values.min()), int(values.max())
@@ -263,6 +261,11 @@ def _table(table: Table) -> str:
     box = f'<div class="box" role="region" tabindex="0" aria-label="{escape(table.caption.split(".")[0])}">'
     inside = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>"
     return f'<p class="caption">{escape(table.caption)}</p>\n{box}<table>\n{inside}\n</table></div>'
+
+
+def _place(picture: Picture) -> bool:
+    """The main job's figure, and those that a single question draws, come before the rest."""
+    return not (picture.headline or picture.stem == HEADLINE)
 
 
 def _figure(picture: Picture) -> str:
@@ -284,7 +287,8 @@ def _commands(commands: Sequence[Mapping[str, str]]) -> str:
     if not commands:
         return "<p>The command was not stored with these results.</p>"
     lines = [
-        f"<pre><code>{escape(c['command'])}</code></pre>\n<p>Started {escape(c['started'])}.</p>" for c in commands
+        f"<pre><code>{escape(c['command'])}</code></pre>\n<p>Started {escape(moment(c['started']))} UTC.</p>"
+        for c in commands
     ]
     return "\n".join(lines)
 
