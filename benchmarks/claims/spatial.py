@@ -28,6 +28,12 @@ def rovers(claim: str, n_points: int, size: int, updates: int) -> Entry:
     return Entry(claim, RAHMATTALABI, "rover_grid", knobs, Compared(((PLUS, D), (D, TEAM)), updates), numbers)
 
 
+def coma_one_shot(game: str, knobs: dict[str, Any], updates: int) -> Entry:
+    """COMA against the team's reward where nothing is delayed."""
+    claim = f"COMA beats team credit where nothing is delayed: T = 1, {knobs['n_agents']} agents, equal budgets"
+    return Entry(claim, FOERSTER, game, knobs, Compared((("COMA", TEAM),), updates), (ahead("COMA", TEAM),))
+
+
 ENTRIES: dict[str, Entry] = {
     "bar-20": beats_team("el_farol", {"n_agents": 20, "capacity": 2.0}, 40, 0.0),
     "bar-200": beats_team("el_farol", {"n_agents": 200, "capacity": 20.0}, 75, FAR),
@@ -35,14 +41,18 @@ ENTRIES: dict[str, Entry] = {
     "squeeze-200": beats_team("gaussian_squeeze", {"n_agents": 200}, 10, FAR),
     "rovers-one-point": rovers("tight coupling: one point that 4 of 6 rovers must watch at once", 1, 8, 75),
     "rovers-two-points": rovers("tight coupling, two points: waiting at an unpaid point pays D++ too", 2, 6, 75),
-    "coma-one-shot": Entry(
-        "COMA beats team credit where nothing is delayed: T = 1, equal budgets",
-        FOERSTER,
-        "gaussian_squeeze",
-        {"n_agents": 10},
-        Compared((("COMA", TEAM),), 25),
-        (ahead("COMA", TEAM),),
+    "rovers-on-episodes": Entry(
+        "tight coupling on the default rover_grid: D++ of whole episodes (the paper's form) beats D of whole episodes "
+        "and team",
+        RAHMATTALABI,
+        "rover_grid",
+        {},
+        Compared((("D++ on episodes", "agent total"), ("D++ on episodes", TEAM)), 100),
+        (ahead("D++ on episodes", "agent total"), ahead("D++ on episodes", TEAM)),
     ),
+    "coma-bar-40": coma_one_shot("el_farol", {"n_agents": 40, "capacity": 4.0}, 50),
+    "coma-squeeze-40": coma_one_shot("gaussian_squeeze", {"n_agents": 40}, 50),
+    "coma-squeeze-10": coma_one_shot("gaussian_squeeze", {"n_agents": 10}, 25),
     "coma-no-delay": Entry(
         "COMA beats team credit, with a central critic (the paper's central-V) and without one, at delay 0",
         FOERSTER,
