@@ -44,7 +44,7 @@ class Checkpoint:
         self.file = Path(folder) / f"{cell_id(config)}{SUFFIX}"
         self.every, self.say = every, say
         self.rows: list[Row] = []  # told so far
-        self._next = time.monotonic() + every
+        self._next, self._refused = time.monotonic() + every, False
         stored = provenance()
         self._about = {"cell": cell_id(config), "made by": {k: v for k, v in stored.items() if k != "date"}}
 
@@ -85,7 +85,9 @@ class Checkpoint:
                 _write(stream, json.dumps(about), state)
             os.replace(temporary, self.file)
         except OSError as error:
-            self.say(f"cannot write {self.file}, the run goes on: {error.strerror or error}")
+            if not self._refused:  # once is enough
+                self.say(f"cannot write {self.file}, the run goes on: {error.strerror or error}")
+            self._refused = True
         finally:
             _unlink(temporary)
         now = time.monotonic()

@@ -275,9 +275,10 @@ def _parquet(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        return pd.read_parquet(file)[list(columns)]
+        return pd.read_parquet(file, page_checksum_verification=True)[list(columns)]
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among these
-        raise ResultsError(f"{file} is broken or not ours: {' '.join(str(error).split())[:120]}") from error
+        why = " ".join(str(error).split())[:120]
+        raise ResultsError(f"{file} is broken or not ours (remove it to compute its cell again): {why}") from error
 
 
 def _row_bytes(config: Mapping[str, Any], rows: list[Row]) -> bytes:
@@ -308,7 +309,7 @@ def _credit_bytes(credit: Mapping[str, ArrayLike]) -> bytes:
 
 def _parquet_bytes(frame: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, write_page_checksum=True)
     return buffer.getvalue()
 
 

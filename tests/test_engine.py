@@ -148,7 +148,7 @@ def without_clock(folder: Path) -> pd.DataFrame:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pictures, and no estimate: both are tested elsewhere."""
-    monkeypatch.setattr(cli, "redraw", lambda *_, **__: [])
+    monkeypatch.setattr(cli, "redraw", lambda *_, **__: [Path("report.html")])
     monkeypatch.setattr(cli, "estimate", lambda cells, workers: {results.cell_id(c.config): 1.0 for c in cells})
 
 
