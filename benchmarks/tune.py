@@ -1,11 +1,11 @@
 """Which hyperparameters suit each method? A search with equally many trials for all, on seeds that nobody reports.
 
 A trial is one point of a method's grid: step size of the learner with its entropy bonus (of a Q-learner its gradient
-steps an update), step size and passes of what its chain learns. Each method tries the values it has in METHODS and random
-points of its grid (Bergstra and Bengio 2012, "Random search for hyper-parameter optimization").
-Where the best of some method lies on an edge of its grid, the grid grows there and every method gets the same number of
-trials more, near its best. Score: the interquartile mean over seeds of the final score, or of the return where a game
-has none. The best of many trials looks better than it is; what it is worth, other seeds must show.
+steps an update), step size and passes of what its chain learns. Each method tries the values it has in METHODS and
+random points of its grid (Bergstra and Bengio 2012, "Random search for hyper-parameter optimization"). Where the best
+of some method lies on an edge of its grid, the grid grows there, and every method gets the same number of trials more,
+near its best. Score: the interquartile mean over seeds of the final score, or of the return where a game has none. The
+best of many trials looks better than it is; what it is worth, other seeds must show.
 """
 
 from __future__ import annotations
