@@ -33,6 +33,7 @@ from marl.credit.temporal.monte_carlo import MonteCarlo
 from marl.credit.temporal.n_step import NStep
 from marl.credit.temporal.noise_baseline import NoiseBaseline, to_come
 from marl.critic import Fit
+from marl.experiment import Method
 from marl.rollout import play, rollout
 from marl.types import Noise, Trajectory
 
@@ -226,6 +227,15 @@ def test_agent_cocoa_is_cocoa_of_the_team_s_stream() -> None:
     one = stirred(Chain((AgentCocoa,), context).double())
     two = stirred(Chain((Team, partial(Cocoa, central=True)), context).double())
     assert torch.equal(one.assign(tau), two.assign(tau)) and bool(one.assign(tau).any())
+
+
+def test_exact_hindsight_is_a_privilege() -> None:
+    """Whoever is handed the exact distribution says so; who learns it asks for nothing."""
+    h = exact(TinyMdp())
+    for operators in ((Team, Cocoa), (Team, HcaState), (AgentCocoa,), (AgentCocoaTaken,), (Team, HcaReturn)):
+        given = (*operators[:-1], partial(operators[-1], exact=h))
+        assert "exact hindsight" in Method(given, "joint").needs and Method(given, "joint").privileged
+        assert not Method(operators, "joint").privileged
 
 
 def test_contributions_without_contribution() -> None:

@@ -59,7 +59,7 @@ class Stas(Credit):
         whole = orders is None and N <= EXACT
         member, weight = coalitions(N, context.device) if whole else joining(fixed_orders(N, orders or 1))
         self.register_buffer("member", member.float().to(context.device))
-        self.register_buffer("weight", weight.float().to(context.device))
+        self.register_buffer("weight", weight.to(context.device))
 
     def forward(self, trajectory: Trajectory, signal: Tensor) -> Tensor:
         """[T,B] -> [T,B,N]."""
