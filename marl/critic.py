@@ -17,6 +17,7 @@ from marl.networks import (
     Running,
     from_per_agent,
     from_per_seed,
+    fused_for,
     in_pieces,
     multilayer,
     per_agent,
@@ -54,7 +55,7 @@ class Value(nn.Module):
 
     def __init__(self, game: Env[Any], seeds: tuple[int, ...], central: bool, how: Fit) -> None:
         super().__init__()
-        self.game, self.n_seeds, self.central = game, len(seeds), central
+        self.game, self.n_seeds, self.central, self.how = game, len(seeds), central, how
         copies, inputs = (1, game.critic_size) if central else (game.n_agents, game.obs_size)
         self.outputs = game.n_agents if central else 1
         kept = (inputs, *how.hidden, how.memory)
@@ -96,6 +97,24 @@ class Value(nn.Module):
         folded = self._fold(returns)
         self.scale.track(folded, weight[:, :, :1])
         return self._unfold((folded - self.scale.mean) / self.scale.std, (T,), B)
+
+    def descended(
+        self, optimizer: torch.optim.Optimizer, trajectory: Trajectory, target: Tensor, old: Tensor, order: Tensor
+    ) -> bool:
+        """All gradient steps of one fit in one call, where the fused tier can (`marl.descent`); False where it cannot.
+
+        target and old [T,B,N] in the network's units, order as of `minibatch.orders`.
+        """
+        if self.gru is not None or fused_for(target) is None:
+            return False
+        from marl.descent import descend  # on use: compiled code takes its time to load
+
+        how, alive = self.how, trajectory.alive[..., None].expand(target.shape)
+        with torch.no_grad():
+            about = (self._fold(target), self._fold(old), self._fold(alive)[:, :, 0])
+            batch = (self._read(trajectory), order, how.minibatches, *about)
+            descend(self.net.layers, self.net.activation, optimizer, *batch, clip=how.clip, max_norm=how.max_grad_norm)
+        return True
 
     def _inputs(self, trajectory: Trajectory) -> Tensor:
         T, B, _ = trajectory.action.shape

@@ -387,7 +387,7 @@ def _policy(
 
 
 _F, _I = types.float32, types.int64
-_SIGNATURES = {
+SIGNATURES = {
     _outputs: types.void(_F[:, :, :, :], _F[:, ::1], _I[::1], _I[:, ::1], _F[:, ::1], _I, _F[:, :, :, :]),
     _gradients: types.void(
         _F[:, :, :, :], _F[:, ::1], _I[::1], _I[:, ::1], _F[:, ::1], _I, _F[:, :, :, :], _F[:, :, :, :], _F[:, :, ::1]
@@ -413,11 +413,11 @@ _SIGNATURES = {
 @cache
 def _compiled(kernel: Callable[..., None], parallel: bool) -> Any:
     """A kernel for one thread or for as many as torch uses; machine code is kept beside this file."""
-    compiler = numba.njit(_SIGNATURES[kernel], fastmath=True, error_model="numpy", cache=True, parallel=parallel)
+    compiler = numba.njit(SIGNATURES[kernel], fastmath=True, error_model="numpy", cache=True, parallel=parallel)
     return compiler(kernel)
 
 
-def _run(kernel: Callable[..., None], tasks: int, x: Tensor, parameters: Tensor, plan: Any, *arguments: Any) -> None:
+def run(kernel: Callable[..., None], tasks: int, x: Tensor, parameters: Tensor, plan: Any, *arguments: Any) -> None:
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     workers = min(threads, tasks)
     if workers > 1:
@@ -427,7 +427,7 @@ def _run(kernel: Callable[..., None], tasks: int, x: Tensor, parameters: Tensor,
     _compiled(kernel, workers > 1)(x.detach().numpy(), parameters.numpy(), sizes, at, space[:workers], *seen)
 
 
-def _parts(rows: int) -> int:
+def parts_of(rows: int) -> int:
     """Tasks that the rows of one network are shared out to: whole blocks, and the same whatever trains beside it."""
     threads = torch.get_num_threads()
     return 1 if threads == 1 else max(1, min(-(-rows // BLOCK), 2 * threads))
@@ -443,14 +443,14 @@ def _plan(sizes: tuple[int, ...]) -> tuple[Any, Any, Any]:
     return widths, at, space
 
 
-def _flat(layers: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, Any, Any]]:
+def flat(layers: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, Any, Any]]:
     """(parameters [P, .], plan) of all W [P,out,in] and then all b [P,out,1]."""
     depth = len(layers) // 2
     plan = _plan((layers[0].shape[2], *(w.shape[1] for w in layers[:depth])))
     return torch.cat([p.detach().flatten(1) for p in layers], 1), plan
 
 
-def _unflat(total: Tensor, layers: Sequence[Tensor]) -> list[Tensor]:
+def unflat(total: Tensor, layers: Sequence[Tensor]) -> list[Tensor]:
     """[P, .] as the gradient of each layer."""
     parts = total.split([p[0].numel() for p in layers], 1)
     return [part.reshape(p.shape) for part, p in zip(parts, layers, strict=True)]
@@ -469,10 +469,10 @@ def network(x: Tensor, layers: Sequence[Tensor], activation: str) -> Tensor:
 
 
 def _values(x: Tensor, layers: Sequence[Tensor], activation: str) -> Tensor:
-    parameters, plan = _flat(layers)
+    parameters, plan = flat(layers)
     y = x.new_empty((*x.shape[:2], int(plan[0][-1]), x.shape[3]))
     tasks = x.shape[0] * x.shape[1] * ((x.shape[3] + 511) // 512)
-    _run(_outputs, tasks, x, parameters, plan, CODES[activation], y)
+    run(_outputs, tasks, x, parameters, plan, CODES[activation], y)
     return y
 
 
@@ -490,14 +490,14 @@ class _Network(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Hidden units anew, and the chain rule, block by block."""
         x, *layers = ctx.saved_tensors
-        parameters, plan = _flat(layers)
+        parameters, plan = flat(layers)
         groups = x.shape[0] * x.shape[1] // len(parameters)
-        parts = groups * _parts(x.shape[3])
+        parts = groups * parts_of(x.shape[3])
         dx = torch.empty_like(x, memory_format=torch.contiguous_format) if ctx.needs_input_grad[1] else x[:0]
         gradients = x.new_empty((len(parameters), parts, parameters.shape[1]))
-        _run(_gradients, parts * len(parameters), x, parameters, plan, CODES[ctx.activation], grad, dx, gradients)
+        run(_gradients, parts * len(parameters), x, parameters, plan, CODES[ctx.activation], grad, dx, gradients)
         total = gradients[:, 0] if parts == 1 else gradients.sum(1)
-        return None, dx if ctx.needs_input_grad[1] else None, *_unflat(total, layers)
+        return None, dx if ctx.needs_input_grad[1] else None, *unflat(total, layers)
 
 
 class _Objective(torch.autograd.Function):
@@ -532,14 +532,14 @@ def policy_loss(
 
     x [S,C,in,R]; action, credit, weight, old (log probability when acting) [S,C,R]; legal [S,C,A,R] bool.
     """
-    parameters, plan = _flat(layers)
+    parameters, plan = flat(layers)
     S, C, _, R = x.shape
     groups = S * C // len(parameters)
-    parts = _parts(R)
+    parts = parts_of(R)
     gradients = x.new_empty((len(parameters), groups * parts, parameters.shape[1]))
     losses = x.new_empty((S, C, parts), dtype=torch.float64)
     allowed = torch.ones(1, 1, 0, 1, dtype=torch.bool) if legal is None else legal
     arguments = (x, parameters, plan, CODES[activation], action, credit, credit if old is None else old, weight)
-    _run(_policy, S * C * parts, *arguments, allowed, entropy, -1.0 if clip is None else clip, losses, gradients)
+    run(_policy, S * C * parts, *arguments, allowed, entropy, -1.0 if clip is None else clip, losses, gradients)
     total = gradients[:, 0] if groups * parts == 1 else gradients.sum(1)
-    return _Objective.apply(losses.sum((1, 2)).to(x.dtype), _unflat(total, layers), *layers)
+    return _Objective.apply(losses.sum((1, 2)).to(x.dtype), unflat(total, layers), *layers)

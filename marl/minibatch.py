@@ -34,11 +34,20 @@ def schedule(
         if pieces == 1:
             yield None
         else:
-            u = uniform(
-                f"{purpose}/shuffle", list(seeds), update * passes + k, (rows,), device=trajectory.reward.device
-            )
-            for part in u.argsort(1).tensor_split(pieces, 1):
+            for part in shuffled(seeds, rows, update * passes + k, purpose, steps.device).tensor_split(pieces, 1):
                 yield part[:, None] + steps if whole else part
+
+
+def shuffled(seeds: Sequence[int], rows: int, number: int, purpose: str, device: torch.device | str = "cpu") -> Tensor:
+    """[S, rows] row numbers of each seed, in the order of pass `number`."""
+    return uniform(f"{purpose}/shuffle", list(seeds), number, (rows,), device=device).argsort(1)
+
+
+def orders(seeds: Sequence[int], rows: int, update: int, passes: int, pieces: int, purpose: str) -> Tensor:
+    """[passes, S, rows] of a whole `schedule` of single steps: minibatch m of a pass is its m-th of `pieces` parts."""
+    if pieces == 1:
+        return torch.arange(rows).expand(passes, len(seeds), rows)
+    return torch.stack([shuffled(seeds, rows, update * passes + k, purpose) for k in range(passes)])
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:

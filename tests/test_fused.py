@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import pytest
@@ -11,7 +12,11 @@ from tiny_mdp import MaskedTiny, TinyMdp
 from torch import Tensor
 
 from marl import networks
-from marl.learn.policy_gradient import loss
+from marl.credit.base import Chain, Context
+from marl.credit.spatial.team import Team
+from marl.credit.temporal.gae import Gae
+from marl.critic import Fit
+from marl.learn.policy_gradient import Ppo, adam, loss
 from marl.networks import Population, multilayer
 from marl.policy import Actor
 from marl.rollout import rollout
@@ -132,3 +137,30 @@ def test_float64_stays_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MARL_TIER", "torch")
     assert networks.tier() == "torch" and networks.fused_for(torch.zeros(1)) is None
     networks.tier.cache_clear()
+
+
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+@pytest.mark.parametrize("shared", [False, True], ids=["one an agent", "shared"])
+@pytest.mark.parametrize("game", [TinyMdp(3, n_actions=3), MaskedTiny()], ids=["tiny", "masked"])
+def test_a_whole_update_is_the_torch_loop(
+    game: TinyMdp, shared: bool, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two updates of PPO and of its critic, uneven minibatches, clipping, Adam's memory: parameters to 1e-5."""
+    seeds, said = [3, 5], {}
+    for name in ("fused", "torch"):
+        monkeypatch.setattr(networks, "tier", lambda name=name: name)
+        how = Ppo(lr=1e-3, hidden=(16, 16), activation="tanh", shared=shared, entropy=0.01, max_grad_norm=0.1)
+        fit = Fit(lr=1e-3, passes=2, minibatches=3, hidden=(9,), clip=0.05, max_grad_norm=0.5)
+        training = how.begin(game, seeds)
+        chain = Chain((Team, partial(Gae, central=shared)), Context(game, tuple(seeds), fit=fit))
+        optimizer = adam(chain.parameters(), fit.lr)
+        for update in range(2):
+            trajectory = rollout(game, None, 11, seeds, update * 11)
+            signal, incoming = chain.trace(trajectory)
+            training.update(trajectory, signal, update, 0.0)
+            chain.fit(optimizer, trajectory, incoming, update)
+        kept = [x for o in (training.optimizer, optimizer) for s in o.state.values() for x in s.values()]
+        said[name] = [p.detach() for p in (*training.policy.parameters(), *chain.parameters())] + kept
+    assert len(said["fused"]) == len(said["torch"])
+    for mine, theirs in zip(said["fused"], said["torch"], strict=True):
+        assert mine.shape == theirs.shape and distance(mine, theirs) < 1e-5

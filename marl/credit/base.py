@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from envs.base import Env, MayRefuseBranches
-from marl.critic import Fit, error, mean_over_live
-from marl.minibatch import pick, schedule, subset
+from marl.critic import Fit, Value, error, mean_over_live
+from marl.minibatch import orders, pick, schedule, subset
 from marl.networks import clip_per_seed
 from marl.rollout import Simulator, uniform_policy
 from marl.types import Policy, Trajectory
@@ -94,6 +94,13 @@ class Learned(Protocol):
 
     def predict(self, trajectory: Trajectory) -> Tensor:
         """[T,B,N] what it says now, each row by itself."""
+
+
+@runtime_checkable
+class ValueLearner(Protocol):
+    """A learned operator whose prediction is what a `Value` says of each step (`Value.raw`), and nothing else."""
+
+    value: Value
 
 
 @runtime_checkable
@@ -202,6 +209,12 @@ class Chain(nn.Module):
         wholes = [(part, signal) for part, signal in pairs if isinstance(part, LearnsEpisodes)]
         with torch.no_grad():
             aims = [(part, part.target(trajectory, signal), part.predict(trajectory)) for part, signal in parts]
+        if len(aims) == 1 and not wholes and isinstance(aims[0][0], ValueLearner):
+            value: Value = aims[0][0].value
+            cells = trajectory.alive.numel() // S
+            order = orders(self.context.seeds, cells, update, how.passes, how.minibatches, "fit")
+            if value.descended(optimizer, trajectory, *aims[0][1:], order):
+                return
         for index in schedule(
             self.context.seeds, trajectory, update, how.passes, how.minibatches, "fit", whole=how.memory > 0
         ):

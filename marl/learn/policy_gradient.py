@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.base import Env
-from marl.minibatch import pick, schedule, subset
+from marl.minibatch import orders, pick, schedule, subset
 from marl.networks import clip_per_seed, fused_for
 from marl.policy import Actor
 from marl.types import Trajectory
@@ -121,12 +121,37 @@ class Ppo(PolicyGradient):
     ) -> None:
         """passes x minibatches gradient steps."""
         credit = scaled(credit, trajectory.alive, actor.n_seeds) if self.scale else credit
+        if descended(self, actor, optimizer, trajectory, credit, update):
+            actor.track(trajectory.obs, trajectory.alive)
+            return
         whole = self.memory > 0
         for index in schedule(actor.seeds, trajectory, update, self.passes, self.minibatches, "ppo", whole):
             rows = subset(trajectory, index)
             weight = credit if index is None else pick(credit, index)
             _step(self, actor, optimizer, loss(actor, rows, weight, self.entropy, self.clip))
         actor.track(trajectory.obs, trajectory.alive)
+
+
+def descended(
+    how: Ppo, actor: Actor, optimizer: torch.optim.Optimizer, trajectory: Trajectory, credit: Tensor, update: int
+) -> bool:
+    """Where the fused tier can, all of PPO's gradient steps in one call (`marl.descent`); False where it cannot."""
+    if actor.gru is not None or fused_for(credit) is None:
+        return False
+    from marl.descent import descend  # on use: compiled code takes its time to load
+
+    action = trajectory.action[..., None]
+    alive = trajectory.alive[..., None, None].expand_as(action)
+    old = trajectory.probs.gather(-1, action).log()
+    aim, old = actor.fold(credit[..., None]), actor.fold(old)
+    alive, action = actor.fold(alive)[:, :, 0], actor.fold(action)[:, :, 0]
+    legal = None if trajectory.mask is None else actor.fold(trajectory.mask)
+    order = orders(actor.seeds, trajectory.alive.numel() // actor.n_seeds, update, how.passes, how.minibatches, "ppo")
+    with torch.no_grad():
+        net, x = actor.net, actor.inputs(trajectory.obs)
+        about = (aim, old, alive, action, legal, how.entropy, how.clip, how.max_grad_norm)
+        descend(net.layers, net.activation, optimizer, x, order, how.minibatches, *about)
+    return True
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:

@@ -1,0 +1,175 @@
+"""Minibatch after minibatch without leaving compiled code: rows by index, loss, backward pass, clipping, Adam.
+
+For small networks the words between two matrix products cost more than the products. Here one call takes all gradient
+steps that a learner takes on one batch: PPO's and REINFORCE's for actors, squared errors for critics. Built on the
+blocks of `marl.fused`; the equal in plain torch are the loops of `learn.policy_gradient` and `Chain.fit`.
+"""
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+import torch
+from numba.core import types
+from torch import Tensor
+
+from marl import fused
+from marl.fused import BLOCK, SLOPES, UNITS, WIDTH, _down, _high, _inner, _read, _row, _share, _up, _write
+
+POLICY, SQUARES = 0, 1
+
+
+@_inner
+def _block(work, at, aim, old, action, legal, alive, rows, picked, unit, kind, A, entropy, clip):
+    """Slopes of the loss at the outputs of the picked rows, into their place in the workspace."""
+    wide = at[WIDTH, -1]
+    for r in range(_high(rows)):
+        z = work[at[UNITS, -1] + r * wide :][:A]
+        dz = work[at[SLOPES, -1] + r * wide :][:A]
+        k = picked[min(r, rows - 1)]
+        weight = unit if r < rows and alive[k] else np.float32(0)
+        if kind == POLICY:
+            _row(z, dz, action[k], aim[0, k], old[0, k], weight, legal[:, k], entropy, clip)
+        else:
+            for a in range(A):
+                gap = z[a] - aim[a, k]
+                if clip >= 0:
+                    moved = z[a] - old[a, k]
+                    kept = old[a, k] + min(max(moved, -clip), clip) - aim[a, k]
+                    if kept * kept > gap * gap:
+                        gap = kept if abs(moved) < clip else np.float32(0)
+                dz[a] = weight * 2 * gap
+
+
+@_inner
+def _adam(parameters, gradient, mean, square, rate, fade, lift, fresh, fresh2, epsilon):
+    """One step of Adam (Kingma & Ba 2015): rate = lr / (1 - beta1^t), lift = sqrt(1 - beta2^t), fresh = 1 - beta."""
+    for k in range(len(parameters)):
+        g = gradient[k] * fade
+        mean[k] += fresh * (g - mean[k])
+        square[k] += fresh2 * (g * g - square[k])
+        parameters[k] -= rate * mean[k] / (np.sqrt(square[k]) / lift + epsilon)
+
+
+def _steps(
+    x, parameters, sizes, at, space, code, order, pieces, each, kind, aim, old, action, legal, alive, entropy, clip,
+    norm, rates, mean, square, gradients,
+):  # fmt: skip
+    """All gradient steps of one batch; see `descend`. gradients [P, parts, .] is scratch."""
+    (S, C), (passes, _, cells) = x.shape[:2], order.shape
+    parts, lr, beta1, beta2, epsilon = gradients.shape[1], rates[0], rates[1], rates[2], rates[3]
+    picked, unit = np.empty((S, (cells // pieces + 1) * each), np.int64), np.empty(S, np.float32)
+    for step in range(passes * pieces):
+        piece = step % pieces
+        begin = cells // pieces * piece + min(piece, cells % pieces)
+        M = cells // pieces + (piece < cells % pieces)
+        R = M * each
+        for s in range(S):
+            live = 0
+            for m in range(M):
+                for n in range(each):
+                    picked[s, m * each + n] = order[step // pieces, s, begin + m] * each + n
+                live += alive[s, 0, picked[s, m * each]]
+            unit[s] = 1 / max(1, live * (C * each * sizes[-1] if kind == SQUARES else 1))
+        for worker in numba.prange(len(space)):
+            work = space[worker]
+            for task in range(worker, S * C * parts, len(space)):
+                p, part = task // parts, task % parts
+                s, c = p // C, p % C
+                _read(work, at, sizes, parameters[p])
+                first, end = _share(R, part, parts)
+                while first < end:
+                    rows = min(BLOCK, end - first)
+                    some = picked[s, first : first + rows]
+                    for r in range(_high(rows)):
+                        k = some[min(r, rows - 1)]
+                        for i in range(sizes[0]):
+                            work[at[UNITS, 0] + r * at[WIDTH, 0] + i] = x[s, c, i, k]
+                    _up(work, at, sizes, _high(rows), code)
+                    _block(
+                        work, at, aim[s, c], old[s, c], action[s, c], legal[s, c], alive[s, c],
+                        rows, some, unit[s], kind, sizes[-1], entropy, clip,
+                    )  # fmt: skip
+                    _down(work, at, sizes, _high(rows), code, False)
+                    first += rows
+                _write(work, at, sizes, gradients[p, part])
+        t = rates[4] + step + 1
+        rate, lift = lr / (1 - beta1**t), np.sqrt(1 - beta2**t)
+        for s in range(S):
+            total = np.float32(0)
+            for p in range(s * C, (s + 1) * C):
+                for part in range(1, parts):
+                    gradients[p, 0] += gradients[p, part]
+                total += (gradients[p, 0] * gradients[p, 0]).sum()
+            fade = np.float32(min(1.0, norm / (np.sqrt(total) + 1e-6))) if norm > 0 else np.float32(1)
+            for p in range(s * C, (s + 1) * C):
+                _adam(
+                    parameters[p], gradients[p, 0], mean[p], square[p], np.float32(rate), fade, np.float32(lift),
+                    np.float32(1 - beta1), np.float32(1 - beta2), np.float32(epsilon),
+                )  # fmt: skip
+
+
+_F, _I, _B = types.float32, types.int64, types.boolean
+_2, _4 = _F[:, ::1], _F[:, :, :, :]
+fused.SIGNATURES[_steps] = types.void(
+    *(_4, _2, _I[::1], _I[:, ::1], _2, _I),  # x, parameters, plan, activation
+    *(_I[:, :, ::1], _I, _I, _I),  # order, pieces, each, kind
+    *(_4, _4, _I[:, :, :], _B[:, :, :, :], _B[:, :, :]),  # aim, old, action, legal, alive
+    *(_F, _F, _F, types.float64[::1], _2, _2, _F[:, :, ::1]),  # entropy, clip, norm, rates, Adam's memory, gradients
+)
+
+
+def descend(
+    layers: Sequence[Tensor],
+    activation: str,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    order: Tensor,
+    pieces: int,
+    aim: Tensor,
+    old: Tensor | None,
+    alive: Tensor,
+    action: Tensor | None = None,
+    legal: Tensor | None = None,
+    entropy: float = 0.0,
+    clip: float | None = None,
+    max_norm: float | None = None,
+) -> None:
+    """Take passes x pieces gradient steps on the networks whose parameters are `layers`, in place.
+
+    With an action, a policy follows credit `aim` (`learn.policy_gradient.loss`); without, outputs
+    come nearer to `aim` (`critic.error`). Seeds stay apart: minibatches, means, clipping.
+
+    Args:
+        x: [S,C,in,R] inputs, one network for each (s, c); aim and old [S,C,1 or out,R], action and alive [S,C,R],
+            legal [S,C,A,R].
+        order: [passes,S,cells] shuffled numbers of cells; R / cells rows that lie together make a cell.
+        old: log probabilities of the actions when they were taken (PPO), or old predictions (value clipping).
+    """
+    parameters, plan = fused.flat(layers)
+    S, C, _, R = x.shape
+    cells, group = order.shape[2], optimizer.param_groups[0]
+    memory = [optimizer.state[p] for p in layers]
+    for p, kept in zip(layers, memory, strict=True):
+        if not kept:
+            kept |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    mean, square = (torch.cat([kept[k].flatten(1) for kept in memory], 1) for k in ("exp_avg", "exp_avg_sq"))
+    rates = torch.tensor([group["lr"], *group["betas"], group["eps"], float(memory[0]["step"])], dtype=torch.float64)
+    parts = fused.parts_of(R // pieces)
+    fused.run(
+        *(_steps, S * C * parts, x.transpose(2, 3).contiguous().transpose(2, 3), parameters, plan),
+        *(fused.CODES[activation], order.contiguous(), pieces, R // cells, SQUARES if action is None else POLICY),
+        *(aim, aim if old is None else old),
+        torch.zeros(S, C, 1, dtype=torch.int64).expand(S, C, R) if action is None else action,
+        torch.ones(1, 1, 0, 1, dtype=torch.bool).expand(S, C, 0, R) if legal is None else legal,
+        *(alive, entropy, -1.0 if clip is None else clip, 0.0 if max_norm is None else max_norm),
+        *(rates, mean, square, parameters.new_empty((S * C, parts, parameters.shape[1]))),
+    )
+    for k, table in ((None, parameters), ("exp_avg", mean), ("exp_avg_sq", square)):
+        for p, kept, new in zip(layers, memory, fused.unflat(table, layers), strict=True):
+            (p.data if k is None else kept[k]).copy_(new)
+    for kept in memory:
+        kept["step"] += order.shape[0] * pieces
