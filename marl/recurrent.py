@@ -7,14 +7,16 @@ which they need no memory, so that everything that enumerates states stays exact
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from envs.noise import uniform
-from marl.networks import Population
+from marl.networks import Population, multilayer
+
+CACHE_UNITS = 1 << 22  # gates, over all steps, of the networks that are unrolled together: what the caches hold
 
 
 class Gru(nn.Module):
@@ -44,17 +46,66 @@ class Gru(nn.Module):
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
         """Whole episodes: [S, C, inputs, steps * M], step by step -> what is remembered after each, [S, C, H, same]."""
-        S, C = x.shape[:2]
-        gates = self.see(x).flatten(0, 1).unflatten(2, (steps, -1)).permute(2, 0, 1, 3).contiguous()
-        before = gates.new_zeros(*gates.shape[1:2], self.units, gates.shape[3])
-        kept: Tensor = _Unroll.apply(gates, self.recall, self.bias, before)
-        return kept.permute(1, 2, 0, 3).flatten(2).unflatten(0, (S, C))
+        activation = self.see.activation
+        layers = (*self.see.weights, *self.see.biases)
+
+        def some(x: Tensor, recall: Tensor, bias: Tensor, *layers: Tensor) -> Tensor:
+            """Some of the networks: [P, inputs, steps * M] -> [P, H, steps * M]."""
+            gates = multilayer((x,), layers, activation).unflatten(2, (steps, -1)).permute(2, 0, 1, 3).contiguous()
+            kept: Tensor = _Unroll.apply(gates, recall, bias, gates.new_zeros(*recall.shape[::2], gates.shape[3]))
+            return kept.permute(1, 2, 0, 3).flatten(2)
+
+        together = max(1, CACHE_UNITS // (3 * self.units * x.shape[3]))
+        return _in_groups(some, together, x.flatten(0, 1), self.recall, self.bias, *layers).unflatten(0, x.shape[:2])
 
     def step(self, x: Tensor, before: Tensor) -> Tensor:
         """One step: inputs [S, C, inputs, M] and memory [S, C, H, M] -> memory [S, C, H, M]."""
         gates = self.see(x).flatten(0, 1)[None]
         kept: Tensor = _Unroll.apply(gates, self.recall, self.bias, before.flatten(0, 1))
         return kept[0].unflatten(0, x.shape[:2])
+
+
+def _in_groups(networks: Callable[..., Tensor], together: int, *tensors: Tensor) -> Tensor:
+    """networks(*tensors), which never meet, `together` of them at a time; hidden units are recomputed going back.
+
+    As `marl.networks.in_pieces`, but a whole episode has to stay together, and so it is the networks that are parted.
+    """
+    if len(tensors[0]) <= together:
+        return networks(*tensors)
+    if not torch.is_grad_enabled():
+        return _group_by_group(networks, together, tensors)
+    out: Tensor = _InGroups.apply(networks, together, *tensors)
+    return out
+
+
+def _group_by_group(networks: Callable[..., Tensor], together: int, tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([networks(*part) for part in zip(*(x.split(together) for x in tensors), strict=True)])
+
+
+class _InGroups(torch.autograd.Function):
+    """See `_in_groups`."""
+
+    @staticmethod
+    def forward(ctx: Any, networks: Callable[..., Tensor], together: int, *tensors: Tensor) -> Tensor:
+        """Keep the inputs only."""
+        ctx.networks, ctx.together = networks, together
+        ctx.save_for_backward(*tensors)
+        return _group_by_group(networks, together, tensors)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The chain rule, group by group."""
+        wants = ctx.needs_input_grad[2:]
+        found: list[list[Tensor]] = [[] for _ in wants]
+        for *part, g in zip(*(x.split(ctx.together) for x in (*ctx.saved_tensors, grad)), strict=True):
+            with torch.enable_grad():
+                part = [x.detach().requires_grad_(w) for x, w in zip(part, wants, strict=True)]
+                out = ctx.networks(*part)
+            asked = [k for k, w in enumerate(wants) if w]
+            for k, new in zip(asked, torch.autograd.grad(out, [part[k] for k in asked], g), strict=True):
+                found[k].append(new)
+        return None, None, *(torch.cat(f) if f else None for f in found)
 
 
 class _Unroll(torch.autograd.Function):
