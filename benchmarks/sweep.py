@@ -7,25 +7,30 @@ killed is finished by running the same command again.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from math import isnan, log
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 import marl
-from benchmarks.engine import Configured
+from benchmarks.engine import Configured, Engine, answers
 from benchmarks.methods import METHODS, rank
 from envs.base import Env, MayRefuseBranches
 from marl.checkpoint import EVERY, Checkpoint
-from marl.experiment import Experiment, Method, failed, judge_walks, run
+from marl.experiment import Experiment, Method, evaluation_marks, failed, judge_walks, learn, measure, run
+from marl.networks import tier
 from marl.results import cell_id, credit_columns, done, write_cell
+from marl.rollout import rollout
 from marl.tensorboard import logged
 
-FIXED = 4.0  # seconds a cell takes beside its updates, about
+FIXED = 4.0  # seconds, about, of a cell that is too short to be timed
+BESIDE = 0.5  # seconds to build, write and fetch a cell, about
 SHORT = 4  # updates; a calibration would take as long as such a run
+ONE = Engine(1)  # cell at a time, here
 SHOWN_WALKS = 3  # failed episodes whose credit maps are stored
 
 ConfiguredT = TypeVar("ConfiguredT", bound=Configured)
@@ -68,6 +73,7 @@ class Cell:
             **self.experiment.describe(),
             "threads": self.threads,
             "device": "cpu",
+            "tier": tier(),
             **({"budget": self.budget} if self.budget else {}),
             **({"judges": self.judges} if self.judges != 1 else {}),
         }
@@ -100,8 +106,7 @@ def run_cell(cell: Cell, folder: Path, tensorboard: Path | None = None, every: f
         measured = logged(measured, tensorboard / f"{cell.name} {cell_id(cell.config)[:6]}")
     rows = list(measured)
     game, method = cell.experiment.game, cell.experiment.method
-    # A game from outside is stepped one episode at a time: fewer of them.
-    size = (8, 3) if isinstance(game, MayRefuseBranches) else (64, 100)
+    size = walk_sizes(game)
     walks = judge_walks(game, method, *size, seeds=range(cell.judges))
     credit = None
     if walks is not None:
@@ -118,41 +123,70 @@ def run_cell(cell: Cell, folder: Path, tensorboard: Path | None = None, every: f
     return path
 
 
+def walk_sizes(game: Env[Any]) -> tuple[int, int]:
+    """(episodes, batches of fitting) of the stored walks; a game from outside is stepped one episode at a time."""
+    return (8, 3) if isinstance(game, MayRefuseBranches) else (64, 100)
+
+
 def missing(cells: Sequence[ConfiguredT], folder: Path, force: bool) -> list[ConfiguredT]:
     """The cells whose rows are not on disk (all of them with force)."""
     return [c for c in cells if force or not done(folder, c.config)]
 
 
-def seconds_per_update(cell: Cell, updates: int = 2) -> float:
-    """A short calibration: the time of one update of this cell on this machine."""
+def calibrate(cell: Cell) -> float:
+    """Seconds that this cell takes on this machine now, from some of its parts: updates, one evaluation, the walks."""
     torch.set_num_threads(cell.threads)
-    E = cell.experiment
-    steps = E.game.horizon * E.method.learner.episodes * updates
-    short = replace(E, steps=steps, points=1, episodes=1, final_episodes=1)
-    best = float("inf")
-    for _ in range(1 if isinstance(E.game, MayRefuseBranches) else 2):
-        start = time.perf_counter()
-        for _ in run(short):
-            pass
-        best = min(best, (time.perf_counter() - start) / updates)
-    return best
+    E, outside = cell.experiment, isinstance(cell.experiment.game, MayRefuseBranches)
+    game, method = E.game, E.method
+    first, count = (0, 1) if outside else (1, 3)  # the first update also wakes up what torch loads on use
+    marks: list[float] = []
+    for stage in learn(replace(E, steps=count * game.horizon * method.learner.episodes, points=count)):
+        marks.append(time.perf_counter())
+    update = (marks[-1] - marks[first]) / (count - first)
+    evaluation = min(_timed(lambda: measure(E, stage)) for _ in range(1 if outside else 2))
+    play = _timed(lambda: rollout(game, stage.actor, E.episodes, list(E.seeds), purpose="evaluation"))
+    points = len(evaluation_marks(E)) + 1
+    return BESIDE + E.updates * update + points * evaluation + 2 * play * E.final_episodes / E.episodes + _walks(cell)
 
 
-def estimate(cells: Sequence[Cell], workers: int = 1) -> dict[str, float]:
-    """Seconds each cell will take alone, by cell id: each method is timed on its smallest and its largest game."""
-    out: dict[str, float] = {}
-    for method in dict.fromkeys(c.method for c in cells):
-        mine = sorted((c for c in cells if c.method == method), key=_size)
-        if mine[-1].experiment.updates <= SHORT:
-            out |= {cell_id(c.config): FIXED for c in mine}
-            continue
-        small, large = mine[0], mine[-1]
-        low = seconds_per_update(small)
-        high = low if _size(large) == _size(small) else seconds_per_update(large)
-        for c in mine:
-            part = (_size(c) - _size(small)) / max(1, _size(large) - _size(small))
-            # A cell also measures, judges and starts up, which two updates do not show.
-            out[cell_id(c.config)] = FIXED + c.experiment.updates * (low + part * (high - low))
+def _walks(cell: Cell) -> float:
+    """Seconds for `judge_walks`; of many equal fits a few are timed."""
+    game, method = cell.experiment.game, cell.experiment.method
+    (episodes, batches), seeds = walk_sizes(game), range(cell.judges)
+    few = min(2, batches)
+    none, some = (_timed(lambda n=n: judge_walks(game, method, episodes, n, seeds)) for n in (0, few))  # type: ignore[misc]
+    return none + max(0.0, some - none) * batches / few
+
+
+def _timed(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def estimate(cells: Sequence[Cell], engine: Engine = ONE) -> dict[str, float]:
+    """Seconds each cell will take beside others, by cell id.
+
+    Each method is timed on the smallest and the largest game of a name, on the engine and as many at a time as will
+    run; in between, the time is a power of agents x horizon. A cell that fails here is met again when it runs.
+    """
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in sorted(cells, key=_size):
+        groups.setdefault((cell.method, cell.game), []).append(cell)
+    long = [g for g in groups.values() if g[-1].experiment.updates > SHORT]
+    asked = [c for g in long for c in (g[:1] if _size(g[0]) == _size(g[-1]) else [g[0], g[-1]])]
+    found = dict(zip(map(id, asked), answers(asked, calibrate, engine), strict=True))
+    known = [seconds for seconds in found.values() if not isnan(seconds)]
+    unknown = max(known, default=FIXED)
+    out = {cell_id(c.config): FIXED for c in cells}
+    for group in long:
+        low = found[id(group[0])]
+        high = found.get(id(group[-1]), low)
+        if isnan(low + high):
+            low = high = unknown
+        for c in group:
+            part = log(_size(c) / _size(group[0])) / max(1e-9, log(_size(group[-1]) / _size(group[0])))
+            out[cell_id(c.config)] = low * (high / low) ** part
     return out
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import torch
 
 import envs
 import marl
+from benchmarks import timing
 from benchmarks.methods import METHODS, pick
 from benchmarks.plot import UsageError, parse
 from envs.base import Env
@@ -23,10 +25,11 @@ from envs.noise import uniform
 from marl.credit.base import Context
 from marl.credit.spatial.difference import Difference
 from marl.experiment import Experiment, learn
+from marl.networks import tier
 from marl.oracle import baseline_of, closed, natural_baseline
 from marl.rollout import rollout
 
-PARTS = ("rules", "training", "cost")
+PARTS = ("rules", "rollout", "training", "where", "growth", "cost", "oracles")
 STEPS = 200  # steps of a small batch that one timing takes
 ROWS = 1 << 17  # ... and rows of a large one, so that every timing has some milliseconds
 AT = 1024  # the batch at which games are compared
@@ -45,7 +48,7 @@ class Arguments:
     """Time the rules of games (a step and what all agents then see), updates of training, and credit against N."""
 
     what: tuple[str, ...] = PARTS
-    """rules, training, cost"""
+    """rules, rollout, training, where (the time goes), growth, cost, oracles"""
     games: tuple[str, ...] = tuple(envs.GAMES)
     """games whose rules are timed, with their default knobs"""
     batches: tuple[int, ...] = (1, 64, 1024, 4096)
@@ -60,6 +63,10 @@ class Arguments:
     """team sizes at which the cost of credit is measured"""
     figure: Path | None = None
     """PNG file for the figure of the cost part (default: none is drawn)"""
+    growth_figure: Path | None = None
+    """PNG file for the figure of the growth part (default: none is drawn)"""
+    quick: bool = False
+    """ask the oracles about less: a few episodes of three agents"""
     updates: int = 20
     """updates timed in each repeat of training"""
     repeats: int = 5
@@ -124,6 +131,10 @@ def report_rules(arguments: Arguments) -> None:
             rates[key].append(timer())
         rates["mpe2"].append(mpe2())
     peer = median(rates["mpe2"])
+    print(timing.jaxmarl_line())
+    if find_spec("jaxmarl") is not None:
+        jax = {b: median(timing.jaxmarl_timer(b)() for _ in range(arguments.repeats)) for b in arguments.batches}
+        print("JaxMARL, env-steps/s: " + ", ".join(f"B={b} {rate:,.0f}" for b, rate in jax.items()))
     print("rules: env-steps/s (times mpe2's simple_spread_v3 stepping in brackets), median of interleaved repeats")
     heads = "".join(f"{f'B={b}':>21s}" for b in arguments.batches)
     print(f"{'game':18s} {'N':>3s}{heads}  time of an agent-step at B={AT} / spread's")
@@ -159,6 +170,26 @@ def report_training(arguments: Arguments) -> None:
                 rate = median(s * arguments.updates * 3200 / t[s] for t in times)
                 ratio = median(t[s] / t[arguments.seeds[0]] for t in times)
                 print(f"{method:24s} {n:4d} {s:6d} {rate:12,.0f}  {ratio:.2f}", flush=True)
+
+
+def peer_rate(repeats: int) -> float:
+    """mpe2's own stepping: median env-steps per second."""
+    timer = mpe2_timer()
+    timer()  # warm up
+    return median(timer() for _ in range(repeats))
+
+
+def report_growth(arguments: Arguments) -> None:
+    """Updates of the first method against N, T, S and B, and their figure."""
+    found = timing.report_growth(arguments.methods[0], arguments.repeats, exponent)
+    if arguments.growth_figure is not None:
+        about = (
+            f"An update of {arguments.methods[0]!r} on walking_robot; where not varied N=3, T=50, one seed of 32\n"
+            f"episodes. Median of {arguments.repeats} interleaved repeats, torch {torch.__version__}, "
+            f"{arguments.threads} threads, tier {tier()}."
+        )
+        timing.draw_growth(found, exponent, about, arguments.growth_figure)
+        print(f"figure: {arguments.growth_figure}")
 
 
 class Cost(NamedTuple):
@@ -296,10 +327,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(chosen.threads)
         if "rules" in chosen.what:
             report_rules(chosen)
+        if "rollout" in chosen.what:
+            timing.report_rollout(envs.rules("spread"), chosen.batches, chosen.repeats, peer_rate(chosen.repeats))
         if "training" in chosen.what:
             report_training(chosen)
+        if "where" in chosen.what:
+            names = dict.fromkeys((*chosen.methods, "IPPO"))
+            timing.report_where(tuple(names), envs.rules("spread"), chosen.seeds, chosen.updates, chosen.repeats)
+        if "growth" in chosen.what:
+            report_growth(chosen)
         if "cost" in chosen.what:
             report_costs(chosen)
+        if "oracles" in chosen.what:
+            timing.report_oracles(chosen.repeats, chosen.quick)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import envs
-from benchmarks import throughput
+from benchmarks import throughput, timing
 
 
 def test_rules_of_every_game_are_timed_beside_mpe2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +43,36 @@ def test_cost_of_difference_rewards_grows_as_declared(tmp_path: Path, capsys: py
     assert figure.stat().st_size > 10_000
 
 
+def test_what_happens_after_the_rules_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rollouts, stages, growth and oracles: a line for each, shares that add up, the peer's absence in plain words."""
+    figure = tmp_path / "growth.png"
+    few = ["--batches", "2", "--seeds", "1", "--updates", "1", "--repeats", "1", "--threads", "1", "--quick"]
+    parts = ["rollout", "where", "growth", "oracles"]
+    assert throughput.main(["--what", *parts, *few, "--growth-figure", str(figure)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    policies = [line for line in lines if line.startswith(("uniform ", "team + return ", "IPPO "))]
+    assert len(policies) == 5  # three of rollouts, two of updates
+    for line in policies[3:]:
+        assert sum(int(x) for x in re.findall(r"(\d+)%", line)) == pytest.approx(100, abs=2)
+    assert policies[-1].split()[-1] != "-"  # PPO's operations are counted
+    assert [line.split("=")[0].strip() for line in lines if "=" in line and ": " in line and line[0] == " "] == [
+        *"NTSB"
+    ]
+    assert any(line.startswith("O6 on walking_robot") for line in lines) and figure.stat().st_size > 10_000
+
+
+def test_operations_are_counted() -> None:
+    """JaxMARL's settings on spread cost about 793 kFLOP an environment step; a learner without PPO is not counted."""
+    game = envs.rules("spread")
+    assert timing.flops(timing.Stages(game, "IPPO")) == pytest.approx(793e3, rel=0.1)
+    assert timing.flops(timing.Stages(game, "team + return")) is None
+
+
+def test_a_missing_peer_is_named() -> None:
+    """Whether JaxMARL was measured is said in one line."""
+    assert timing.jaxmarl_line().startswith("JaxMARL is") and "\n" not in timing.jaxmarl_line()
+
+
 def test_exponent_is_the_power_laws() -> None:
     """c N^p comes back as p, whatever c; one size has none."""
     assert throughput.exponent([4, 16, 256], [3 * n**1.5 for n in (4, 16, 256)]) == pytest.approx(1.5)
@@ -52,7 +82,7 @@ def test_exponent_is_the_power_laws() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--what", "speed"], "--what speed is not allowed; it must be one or more of rules, training, cost"),
+        (["--what", "speed"], "--what speed is not allowed; it must be one or more of rules, rollout, training, where"),
         (["--batches", "0"], "--batches takes whole numbers, 1 or more"),
         (["--sizes", "0"], "--sizes takes whole numbers, 1 or more"),
         (["--repeats", "0"], "--repeats 0 is not allowed"),
