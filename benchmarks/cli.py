@@ -187,7 +187,7 @@ def _run(todo: list[Cell], folder: Path, options: Options) -> Lost | None:
     for cell in todo if options.force else []:
         forget(folder, cell.config)
     try:
-        work_through(todo, work, estimate(todo, engine.at_once(len(todo))), engine, folder)
+        work_through(todo, work, estimate(todo, engine), engine, folder)
     except Lost as lost:
         return lost
     return None

@@ -7,6 +7,7 @@ by itself, so that a second death has one name; all that only waited is submitte
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -109,6 +110,30 @@ def side_by_side(
         lost = _Sweep(cells, work, engine, folder, each).run()
     if lost:
         raise Lost(lost)
+
+
+def answers(cells: Sequence[AnyCell], ask: Callable[[AnyCell], float], engine: Engine) -> list[float]:
+    """ask(cell) of every cell, as the engine runs them; NaN where that fails: whoever runs the cell will hear why."""
+    if not cells:
+        return []
+    workers = engine.at_once(len(cells))
+    if engine.kind == "local" and workers == 1:
+        return [_answer(ask, cell) for cell in cells]
+    parent = os.getpid() if engine.kind == "local" else None
+    try:
+        found = _pool(engine, workers, "list")(_delayed(_answer)(ask, replace(cell), parent) for cell in cells)
+    except _deaths():
+        return [math.nan] * len(cells)
+    return [float(x) for x in found]
+
+
+def _answer(ask: Callable[[AnyCell], float], cell: AnyCell, parent: int | None = None) -> float:
+    if parent is not None:
+        _end_with(parent)
+    try:
+        return ask(cell)
+    except Exception:
+        return math.nan
 
 
 class Outcome(NamedTuple):
@@ -253,11 +278,9 @@ class _Sweep:
 
     def jobs(self, batch: list[int], parent: int | None) -> Iterator[Any]:
         """The calls of a batch, for joblib."""
-        from joblib import delayed
-
         for k in batch:
             # replace(): without what the cell has cached, for live games of others do not travel.
-            yield delayed(attempt)(self.work, replace(self.cells[k]), k, self.marks[k], parent)
+            yield _delayed(attempt)(self.work, replace(self.cells[k]), k, self.marks[k], parent)
 
     @contextmanager
     def watched(self, batch: list[int]) -> Iterator[None]:
@@ -297,27 +320,35 @@ def _deaths() -> tuple[type[Exception], ...]:
     return BrokenProcessPool, RayError
 
 
-def _on_this_machine(sweep: _Sweep, batch: list[int]) -> Iterator[Outcome]:
+def _pool(engine: Engine, workers: int, answer: str) -> Any:
+    """joblib's Parallel: at least two processes, for it runs one in this very process."""
     from joblib import Parallel, parallel_config
 
-    # At least two, for joblib runs one in this very process; threads of other libraries are bounded as torch's are.
-    workers = max(2, min(sweep.workers, len(batch)))
-    with parallel_config(backend="loky", inner_max_num_threads=sweep.engine.threads):
-        parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    yield from parallel(sweep.jobs(batch, os.getpid()))
-
-
-def _on_ray(sweep: _Sweep, batch: list[int]) -> list[Outcome]:
-    from joblib import Parallel, parallel_config
+    if engine.kind == "local":  # threads of other libraries are bounded as torch's are
+        with parallel_config(backend="loky", inner_max_num_threads=engine.threads):
+            return Parallel(n_jobs=max(2, workers), return_as=answer, batch_size=1)
     from ray.util.joblib import register_ray
 
     register_ray()
-    # As above; one cell at a time then takes the CPUs of two halves.
-    workers = max(2, min(sweep.workers, len(batch)))
-    cpus = sweep.engine.threads / (2 if min(sweep.workers, len(batch)) == 1 else 1)
-    with parallel_config(backend="ray", ray_remote_args={"num_cpus": cpus}), sweep.watched(batch):
-        found = Parallel(n_jobs=workers, batch_size=1)(sweep.jobs(batch, None))
-    return list(found)
+    cpus = engine.threads / (2 if workers == 1 else 1)  # one cell at a time takes the CPUs of two halves
+    with parallel_config(backend="ray", ray_remote_args={"num_cpus": cpus}):
+        return Parallel(n_jobs=max(2, workers), batch_size=1)
+
+
+def _delayed(function: Callable[..., Any]) -> Callable[..., Any]:
+    from joblib import delayed
+
+    return delayed(function)
+
+
+def _on_this_machine(sweep: _Sweep, batch: list[int]) -> Iterator[Outcome]:
+    pool = _pool(sweep.engine, min(sweep.workers, len(batch)), "generator_unordered")
+    yield from pool(sweep.jobs(batch, os.getpid()))
+
+
+def _on_ray(sweep: _Sweep, batch: list[int]) -> list[Outcome]:
+    with sweep.watched(batch):
+        return list(_pool(sweep.engine, min(sweep.workers, len(batch)), "list")(sweep.jobs(batch, None)))
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import isnan, log
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,9 +139,9 @@ def calibrate(cell: Cell) -> float:
     E, outside = cell.experiment, isinstance(cell.experiment.game, MayRefuseBranches)
     game, method = E.game, E.method
     first, count = (0, 1) if outside else (1, 3)  # the first update also wakes up what torch loads on use
-    marks: list[float] = []
-    for stage in learn(replace(E, steps=count * game.horizon * method.learner.episodes, points=count)):
-        marks.append(time.perf_counter())
+    short = replace(E, steps=count * game.horizon * method.learner.episodes, points=count)
+    stages = [(stage, time.perf_counter()) for stage in learn(short)]
+    stage, marks = stages[-1][0], [mark for _, mark in stages]
     update = (marks[-1] - marks[first]) / (count - first)
     evaluation = min(_timed(lambda: measure(E, stage)) for _ in range(1 if outside else 2))
     play = _timed(lambda: rollout(game, stage.actor, E.episodes, list(E.seeds), purpose="evaluation"))
@@ -154,7 +154,7 @@ def _walks(cell: Cell) -> float:
     game, method = cell.experiment.game, cell.experiment.method
     (episodes, batches), seeds = walk_sizes(game), range(cell.judges)
     few = min(2, batches)
-    none, some = (_timed(lambda n=n: judge_walks(game, method, episodes, n, seeds)) for n in (0, few))  # type: ignore[misc]
+    none, some = (_timed(partial(judge_walks, game, method, episodes, n, seeds)) for n in (0, few))
     return none + max(0.0, some - none) * batches / few
 
 

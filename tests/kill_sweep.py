@@ -19,9 +19,9 @@ from marl import results
 from marl.results import COLUMNS, CREDIT_COLUMNS
 
 GAME = ["--env", "credit/walking_robot-v0", "--env-args", "n_agents=2", "horizon=12", "delay=3", "window=5"]
-METHODS = "team + return, team + GAE, difference + return, STAS + return, VDN, IPPO"
-PROTOCOL = ["--seeds", "2", "--steps", "60000", "--methods", METHODS, "--checkpoint", "0.3"]
-WAIT = 4.0  # seconds
+METHODS = "team + return, team + GAE, difference + return, VDN"
+PROTOCOL = ["--seeds", "2", "--steps", "20000", "--methods", METHODS, "--checkpoint", "0.3"]
+WAIT = 3.0  # seconds
 
 
 def start(folder: Path, workers: int) -> subprocess.Popen[bytes]:

@@ -149,7 +149,7 @@ def without_clock(folder: Path) -> pd.DataFrame:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pictures, and no estimate: both are tested elsewhere."""
     monkeypatch.setattr(cli, "redraw", lambda *_, **__: [Path("report.html")])
-    monkeypatch.setattr(cli, "estimate", lambda cells, workers: {results.cell_id(c.config): 1.0 for c in cells})
+    monkeypatch.setattr(cli, "estimate", lambda cells, engine: {results.cell_id(c.config): 1.0 for c in cells})
 
 
 def rows_of(folder: Path, *words: str) -> pd.DataFrame:
@@ -244,6 +244,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "HOME": str(home),
+        "MPLCONFIGDIR": str(tmp_path / "matplotlib"),
         "PYTHONPATH": ENV["PYTHONPATH"],
     }
     for name, value in settings.items():

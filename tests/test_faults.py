@@ -29,7 +29,7 @@ TWO = ["--methods", "team + return, VDN"]
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pictures, and no estimate: both are tested elsewhere."""
     monkeypatch.setattr(cli, "redraw", lambda *_, **__: [Path("report.html")])
-    monkeypatch.setattr(cli, "estimate", lambda cells, workers: {results.cell_id(c.config): 1.0 for c in cells})
+    monkeypatch.setattr(cli, "estimate", lambda cells, engine: {results.cell_id(c.config): 1.0 for c in cells})
 
 
 def compare(folder: Path, *words: str) -> int:
@@ -47,7 +47,7 @@ import benchmarks.cli as cli
 from benchmarks.compare import QUESTION
 from marl import results
 import pandas, pyarrow.parquet
-cli.estimate = lambda cells, workers: {results.cell_id(c.config): 1.0 for c in cells}
+cli.estimate = lambda cells, engine: {results.cell_id(c.config): 1.0 for c in cells}
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 sys.exit(cli.main(QUESTION, sys.argv[2:]))
