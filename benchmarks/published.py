@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import marl
 from benchmarks.asking import Progress, guarded
 from benchmarks.claims import ENTRIES
+from benchmarks.claims.base import Measure
 from benchmarks.claims.variants import KNOWN
 from benchmarks.engine import Engine, side_by_side
 from benchmarks.plot import UsageError, parse
@@ -38,7 +39,7 @@ class Options:
     list: bool = False
     """list the rows and stop"""
     quick: bool = False
-    """4 seeds in place of 10: minutes on two cores"""
+    """4 seeds in place of 10, and smaller budgets where a row has such: minutes on two cores"""
     seeds: int | None = None
     """how many seeds, 0, 1, ... (default: 10; with --quick 4)"""
     out: Path | None = None
@@ -58,6 +59,13 @@ class Cell:
     entry: str
     seeds: int
     threads: int = 1
+    quick: bool = False
+
+    @property
+    def measure(self) -> Measure:
+        """The entry's, or its cheaper version."""
+        entry = ENTRIES[self.entry]
+        return entry.quick if self.quick and entry.quick is not None else entry.measure
 
     @property
     def name(self) -> str:
@@ -74,13 +82,13 @@ class Cell:
     def config(self) -> dict[str, Any]:
         """All that its numbers depend on; what is claimed of them may change."""
         entry = ENTRIES[self.entry]
-        named = [v for v in _strings(asdict(entry.measure)) if v in KNOWN]
+        named = [v for v in _strings(asdict(self.measure)) if v in KNOWN]
         return {
             "question": "published",
             "game": entry.id,
             "knobs": game_knobs(self.game, entry.knobs),
             "method": {"name": self.entry, "family": "baseline", "rank": 0, "privileged": False},
-            "measure": [type(entry.measure).__name__, asdict(entry.measure)],
+            "measure": [type(self.measure).__name__, asdict(self.measure)],
             "methods": {name: KNOWN[name].describe() | {"learner": str(KNOWN[name].learner)} for name in named},
             "seeds": list(range(self.seeds)),
             "threads": self.threads,
@@ -99,7 +107,7 @@ def _strings(value: Any) -> list[str]:
 def run_cell(cell: Cell, folder: Path) -> None:
     """Measure one row of the list and write it; a number without luck is one value, of seed 0."""
     torch.set_num_threads(cell.threads)
-    found = ENTRIES[cell.entry].measure(cell.game, range(cell.seeds))
+    found = cell.measure(cell.game, range(cell.seeds))
     rows = [Row(s, 0, 0, 0.0, name, float(v)) for name, vs in found.items() for s, v in enumerate(vs)]
     write_cell(folder, cell.config, rows)
 
@@ -162,7 +170,7 @@ def plan(options: Options) -> list[Cell]:
         said = repr(unknown[0]) if unknown else "nothing"
         raise UsageError(f"--only names {said}; the rows are: {', '.join(ENTRIES)}")
     seeds = options.seeds or SEEDS[options.quick]
-    return [Cell(name, seeds, options.threads) for name in dict.fromkeys(names or ENTRIES)]
+    return [Cell(name, seeds, options.threads, options.quick) for name in dict.fromkeys(names or ENTRIES)]
 
 
 def answer(options: Options) -> None:

@@ -55,6 +55,8 @@ def test_every_entry_can_be_asked(name: str) -> None:
     entry = ENTRIES[name]
     assert entry.claim and entry.source and entry.numbers
     assert Cell(name, 2).config["game"].startswith(("credit/", "benchmarks.claims."))
+    assert (Cell(name, 2, quick=True).config == Cell(name, 2).config) is (entry.quick is None)
+    assert entry.quick is None or type(entry.quick) is type(entry.measure)
     if isinstance(entry.measure, Compared):
         allowed = {m for pair in entry.measure.pairs for m in pair} | {f"{a} - {b}" for a, b in entry.measure.pairs}
         assert {number.name for number in entry.numbers} <= allowed

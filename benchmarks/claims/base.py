@@ -148,6 +148,7 @@ class Entry:
     knobs: dict[str, Any]
     measure: Measure
     numbers: tuple[Number, ...]
+    quick: Measure | None = None  # a cheaper measure of the same numbers, for --quick
 
     @property
     def id(self) -> str:

@@ -1,4 +1,10 @@
-"""RUDDER on its delayed task: episodes until four brands of watches are decided rightly."""
+"""RUDDER on its delayed task: episodes until four brands of watches are decided rightly.
+
+As published: the task (`watch_repair.py`), and RUDDER's redistributed reward used at once. The authors play one episode
+at a time with a table of Q, step .1 and a tenth of random actions, and stop when 95% of the last 750 decisions were
+right. Here all three methods are REINFORCE on batches of 32 with the default step of Adam (.01, the best for MC of
+.001 to .01 on seeds 100-103), and stop when the chance of the right decision, mean over the last 750 episodes, is 90%.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ from benchmarks.claims.decisions import LearningTime
 from benchmarks.claims.variants import WATCH_MC, WATCH_RUDDER, WATCH_TD
 
 ARJONA = "Arjona-Medina et al. 2019, RUDDER, demonstration program"
-BUDGET = 16_000  # episodes of a seed; whoever is slower counts as this
+BUDGET, QUICK = 16_000, 5_000  # episodes of a seed; whoever is slower counts as this
 FAR = 2.0  # times as many episodes: what "far" is taken to mean
 
 ENTRIES: dict[str, Entry] = {
@@ -23,5 +29,6 @@ ENTRIES: dict[str, Entry] = {
             Number(f"{WATCH_MC} / {WATCH_RUDDER}", "27,700 .. 240,000 episodes: 7 and more", Above(FAR)),
             Number(f"{WATCH_TD} / {WATCH_RUDDER}", "71,800 episodes: 19 and more", Above(FAR)),
         ),
+        quick=LearningTime(WATCH_RUDDER, (WATCH_MC, WATCH_TD), QUICK),
     ),
 }
