@@ -83,8 +83,8 @@ PPO_FIT = Fit(lr=2.5e-4, anneal=True, passes=4, minibatches=4, hidden=(64, 64), 
 COMA_FIT = Fit(lr=0.003, passes=16, hidden=(64,))
 
 # Randomised return decomposition is under-fitted by default. One search on seeds 100-103, never reported (30 updates,
-# three trials: default, passes=4, hidden=(64,); final scores): walking_robot N=3 T=60 D=0 .31, .65, -.08, D=20 .23, .47,
-# -.08; key_door .26, .63, .59. RUDDER's three trials do not differ (D=20 .85, .86, .85), so it keeps the default.
+# three trials: default, passes=4, hidden=(64,); final scores): walking_robot N=3 T=60 D=0 .31, .65, -.08, and D=20 .23,
+# .47, -.08; key_door .26, .63, .59. RUDDER's three trials do not differ (D=20 .85, .86, .85), so it keeps the default.
 RRD_FIT = Fit(passes=4)
 
 # The truth is sparse: in many a batch an agent is no culprit at all. To divide by the batch's root mean square would
