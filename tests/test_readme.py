@@ -58,9 +58,10 @@ def test_a_new_game_from_an_empty_file(tmp_path: Path) -> None:
 
 
 def test_the_guide_to_methods_runs_as_written() -> None:
-    """marl/README.md: composing a chain, and a new operator that equals its definition."""
-    compose, operator = blocks("marl/README.md", "python")
+    """marl/README.md: composing a chain, a new operator that equals its definition, and intervals."""
+    compose, operator, sure = blocks("marl/README.md", "python")
     scope: dict[str, object] = {}
+    exec(sure, scope)
     exec(compose, scope)
     assert scope["credit"].shape == (40, 8, 3)  # type: ignore[attr-defined]
     exec(operator, scope)
