@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NAME = "report.html"
 BASELINE = "team + return"
 HEADLINE = "phase_map"
+NONE = "\N{EN DASH}"
 PAGE = Path(__file__).with_name("report_page.html")
 DOTS = 200 / 2  # pixels of a PNG per CSS inch at which a figure is shown
 
@@ -125,7 +126,8 @@ def by_setting(data: Data) -> Table | None:
         words = [look.label]
         for game, knobs, _ in settings:
             here = rows[(rows["game"] == game) & (rows["knobs"] == knobs) & (rows["metric"] == kind[game, knobs])]
-            words.append(number(statistics.interval(here.loc[here["method"] == look.name, "value"].to_numpy())))
+            runs = here.loc[here["method"] == look.name, "value"].to_numpy()
+            words.append(number(statistics.interval(runs)) if runs.size else NONE)
         out.append(words)
     head = [label + " (return)" * (kind[g, k] == "final_return" and bool(scored)) for g, k, label in settings]
     what = "Final score" if scored else "Final return"
@@ -236,7 +238,7 @@ def number(found: statistics.Estimate) -> str:
 def plain(value: float) -> str:
     """Two decimals, or three digits where there are more before the point; a dash where undefined."""
     if np.isnan(value):
-        return "\N{EN DASH}"
+        return NONE
     return f"{value:z,.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
@@ -286,18 +288,18 @@ def _figure(picture: Picture) -> str:
 def _commands(commands: Sequence[Mapping[str, str]]) -> str:
     if not commands:
         return "<p>The command was not stored with these results.</p>"
-    lines = [
-        f"<pre><code>{escape(c['command'])}</code></pre>\n<p>Started {escape(moment(c['started']))} UTC.</p>"
-        for c in commands
-    ]
-    return "\n".join(lines)
+    # A line may end between words, but not within --an-option.
+    words = [" ".join(f"<span>{escape(word)}</span>" for word in c["command"].split(" ")) for c in commands]
+    return "\n".join(
+        f"<pre><code>{line}</code></pre>\n<p>Started {escape(moment(c['started']))} UTC.</p>"
+        for line, c in zip(words, commands, strict=True)
+    )
 
 
 def _items(sentences: Iterable[str]) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return f"<details><summary>Figures that these results do not support</summary><ul>{items}</ul></details>" * bool(
-        items
-    )
+    box = f"<details><summary>Figures that these results do not support</summary><ul>{items}</ul></details>"
+    return box if items else ""
 
 
 def _configuration(data: Data) -> str:

@@ -12,13 +12,28 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from benchmarks import figures, plot
-from benchmarks.figures import bars, credit_heatmap, difficulty, learning_curves, phase_map, style
+from benchmarks.figures import (
+    aggregate,
+    bars,
+    credit_heatmap,
+    credit_training,
+    difficulty,
+    exploration,
+    improvement,
+    learning_curves,
+    performance_profile,
+    phase_map,
+    radar,
+    style,
+    td_error,
+)
 from marl import results, statistics
 from marl.results import Row
 
@@ -249,6 +264,113 @@ def test_a_method_has_one_colour_everywhere_and_no_two_look_alike() -> None:
         assert a.family != b.family or a.dash != b.dash
 
 
+def test_aggregates_are_those_of_the_statistics(folder: Path) -> None:
+    """IQM, median and optimality gap over all runs stand as bars, one panel each, with their numbers beside."""
+    data = figures.load(folder)
+    figure = aggregate.draw(data)
+    table = data.rows[(data.rows["metric"] == "final_score") & (data.rows["method"] == "team + return")]
+    summaries = (statistics.iqm, statistics.median, statistics.optimality_gap)
+    for axes, summary in zip(figure.axes, summaries, strict=True):
+        assert axes.patches[0].get_width() == pytest.approx(summary(table["value"].to_numpy()))
+        assert axes.texts[0].get_text().startswith(f"{summary(table['value'].to_numpy()):z.2f}")
+
+
+def test_profile_falls_from_all_runs_to_none(folder: Path) -> None:
+    """The share above a threshold never rises with it; it is counted by hand at one."""
+    data = figures.load(folder)
+    line = performance_profile.draw(data).axes[0].lines[0]
+    table = data.rows[(data.rows["metric"] == "final_score") & (data.rows["method"] == "team + return")]
+    at, share = (np.asarray(values, dtype=float) for values in line.get_data())
+    assert (np.diff(share) <= 0).all() and share[0] == 1 and share[-1] == 0
+    assert share[100] == pytest.approx(np.mean(table["value"] > at[100]))
+
+
+def test_improvement_is_antisymmetric_and_counted_by_hand(folder: Path) -> None:
+    """P(X > Y) + P(Y > X) = 1; that the reference is ahead is clear of chance."""
+    data = figures.load(folder)
+    table = data.rows[data.rows["metric"] == "final_score"]
+    names = [look.name for look in style.looks(table)]
+    value, clear = improvement.matrix(table, names)
+    off = ~np.eye(len(names), dtype=bool)
+    np.testing.assert_allclose((value + value.T)[off], 1.0)
+    runs = {key: part["value"].to_numpy() for key, part in table.groupby(["method", "knobs"])}
+    shares = [np.mean(runs[names[1], knobs][:, None] > runs[names[0], knobs]) for knobs in data.rows["knobs"].unique()]
+    assert value[1, 0] == pytest.approx(np.mean(shares))
+    assert clear[-1, 0] and value[-1, 0] > 0.5
+    assert improvement.needs(data._replace(rows=data.rows[data.rows["method"] == names[0]])).startswith("needs two")
+
+
+def test_radar_counts_solved_seeds() -> None:
+    """A spoke is the share of defined seeds at .9 or above; no cell is no point, not a zero."""
+    table = pd.DataFrame({"game": "g", "knobs": ["a"] * 4 + ["b"], "value": [0.95, 0.9, 0.89, np.nan, np.nan]})
+    shares = radar.solved(table, [("g", "a", ""), ("g", "b", ""), ("g", "c", "")])
+    np.testing.assert_allclose(shares, [2 / 3, np.nan, np.nan])
+
+
+def test_a_curve_ends_with_its_shortest_run(tmp_path: Path) -> None:
+    """Runs of unequal length: no point rests on the survivors alone; single runs go on, and the small print says so."""
+    knobs = settings([3], [0])[0]
+    for method, cut in ((METHODS[0], 100_000), (METHODS[11], 200_000)):
+        config = configuration(knobs, method)
+        kept = [r for r in rows(knobs, method, config["seeds"]) if r.seed or r.env_steps <= cut]
+        results.write_cell(tmp_path, config, kept)
+    data = figures.load(tmp_path)
+    figure = learning_curves.draw(data)
+    ends = [line.get_xdata()[np.isfinite(line.get_ydata())].max() for line in figure.axes[0].lines]
+    assert ends[0] <= 100_000 and ends[1] == 200_000
+    longest = max(path.vertices[:, 0].max() for path in figure.axes[0].collections[0].get_paths())
+    assert longest == 200_000
+    assert "a line ends with its shortest run" in check_text(figure)
+    whole = data._replace(rows=data.rows[data.rows["method"] == "reference O8"])
+    assert "shortest" not in check_text(learning_curves.draw(whole))
+
+
+def test_credit_over_training_is_drawn_from_the_points_of_evaluation(folder: Path) -> None:
+    """The last point of a line is the IQM of the last evaluation's culprit AUC."""
+    data = figures.load(folder)
+    line = credit_training.draw(data).axes[0].lines[0]
+    table = data.rows[(data.rows["metric"] == "culprit_auc") & (data.rows["method"] == "team + return")]
+    table = table[(table["n_agents"] == 3) & (table["delay"] == 24) & (table["env_steps"] == 200_000)]
+    assert np.asarray(line.get_ydata(), dtype=float)[-1] == pytest.approx(statistics.iqm(table["value"]))
+
+
+def test_exploration_puts_levels_on_a_scale_and_judges_the_end(tmp_path: Path) -> None:
+    """One line a method over its temperatures; a level's AUC is the mean of the last quarter of training."""
+    for rank, level in enumerate((0.01, 0.1, 1.0)):
+        method = (f"IQL, temperature {level:g}", "spatial", rank, False, 0.5, level, 0.0)
+        how = {"name": "QLearning", "exploration": "boltzmann", "start": level, "end": level}
+        config = configuration(settings([3], [24])[0], method, question="exploration", learner=how)
+        results.write_cell(tmp_path, config, rows(settings([3], [24])[0], method, config["seeds"]))
+    data = figures.load(tmp_path)
+    assert exploration.needs(data) == "" and "exploration" not in plot.available("compare")
+    figure = exploration.draw(data)
+    assert all(part in check_text(figure) for part in ("IQL", "temperature", "culprit AUC", "bootstrap"))
+    line = figure.axes[0].lines[0]
+    np.testing.assert_allclose(np.asarray(line.get_xdata(), dtype=float), [0.01, 0.1, 1.0])  # one line: not moved
+    auc = data.rows[(data.rows["metric"] == "culprit_auc") & (data.rows["env_steps"] >= 150_000)]
+    seeds = auc[auc["method"] == "IQL, temperature 0.1"].groupby("seed")["value"].mean()
+    assert np.asarray(line.get_ydata(), dtype=float)[1] == pytest.approx(statistics.iqm(seeds))
+
+
+def test_td_error_shows_the_walk_with_its_mistake(tmp_path: Path) -> None:
+    """Bars are the signal of the failed walk, the star stands at the culprit's step, the line at the end."""
+    knobs = settings([3], [24])[0]
+    for rank, name in enumerate(td_error.ORDER):
+        method = (name, "temporal", rank, rank == 0)
+        config = configuration(knobs, method, question="td_error", seeds=[0])
+        results.write_cell(tmp_path, config, [Row(0, 0, 0, 0.0, "walk_culprit_auc", 0.5)], maps(knobs, method))
+    data = figures.load(tmp_path)
+    assert td_error.needs(data) == "" and "td_error" not in plot.available("compare")
+    figure = td_error.draw(data)
+    assert all(part in check_text(figure) for part in (*td_error.ORDER[1:], "TD error of V* †", "no interval"))
+    panel = figure.axes[0]
+    walk = data.credit[(data.credit["method"] == td_error.ORDER[0]) & (data.credit["episode"] == 1)]
+    mean = walk.groupby("t")["value"].mean().to_numpy()[: 7 + 24 + 1]
+    np.testing.assert_allclose([bar.get_height() for bar in panel.patches], mean)
+    assert [line.get_xdata()[0] for line in panel.lines if line.get_marker() == "*"] == [7]
+    assert td_error.needs(data._replace(credit=data.credit.iloc[:0])) != ""
+
+
 def test_one_run_or_missing_cells_are_drawn_honestly(tmp_path: Path) -> None:
     """A half-finished sweep with one seed gives figures without intervals and with gaps, not a crash."""
     results.prepare(tmp_path)
@@ -256,8 +378,15 @@ def test_one_run_or_missing_cells_are_drawn_honestly(tmp_path: Path) -> None:
         results.write_cell(tmp_path, configuration(knobs, method, seeds=[0]), rows(knobs, method, [0], points=1))
     said: list[str] = []
     paths = plot.redraw(tmp_path, say=said.append)
-    assert {path.stem for path in paths} == {"bars", "learning_curves", "learning_curves_simulator", "phase_map"}
-    assert said == ["credit_heatmap is not drawn: it needs credit maps"]
+    learned = {"bars", "learning_curves", "learning_curves_simulator", "phase_map"}
+    assert {path.stem for path in paths} == {"aggregate", "performance_profile", "report", *learned}
+    assert said == [
+        "credit_heatmap is not drawn: it needs credit maps",
+        "credit_training_auc is not drawn: it needs credit quality at two evaluation points or more",
+        "credit_training_correlation is not drawn: it needs credit quality at two evaluation points or more",
+        "improvement is not drawn: it needs two methods or more on one game setting",
+        "radar is not drawn: it needs 3 to 16 game settings, not 2",
+    ]
     figure = phase_map.draw(figures.load(tmp_path))
     assert "±" not in "".join(text.get_text() for axes in figure.axes for text in axes.texts)
     check_text(figure)
@@ -277,7 +406,7 @@ def test_a_game_without_known_optimum_gets_returns(tmp_path: Path) -> None:
         results.write_cell(tmp_path, configuration(knobs, method, game="mpe2/simple_spread-v3"), table)
     data = figures.load(tmp_path)
     drawn = [name for name, (needs, _) in plot.available("compare").items() if not needs(data)]
-    assert drawn == ["bars", "learning_curves", "learning_curves_simulator"]
+    assert drawn == ["bars", "improvement", "learning_curves", "learning_curves_simulator"]
     for name in drawn:
         check_text(plot.available()[name][1](data))
 
@@ -296,7 +425,8 @@ def test_difficulty_finds_the_knob_of_each_panel(tmp_path: Path) -> None:
     ]
     said = check_text(difficulty.draw(data))
     assert all(part in said for part in ("team + return", "before learning", "bootstrap", "delay", "n_agents"))
-    assert "difficulty" in {path.stem for path in plot.redraw(tmp_path)}
+    needs, _ = plot.available("difficulty")["difficulty"]
+    assert needs(data) == ""
     assert "difficulty" not in plot.available("compare")
 
 
@@ -312,7 +442,7 @@ def test_runs_of_different_protocols_do_not_share_an_axis(tmp_path: Path, monkey
     assert [config["steps"] for config in data.configs] == [200_000] and data.left_out == 1
     said: list[str] = []
     monkeypatch.setattr(plot, "available", lambda question: {})  # what is said is the point here, not the pictures
-    assert plot.redraw(tmp_path, say=said.append) == []
+    assert [path.name for path in plot.redraw(tmp_path, say=said.append)] == ["report.html"]
     assert said[0].startswith("1 cell of other runs")
     first = results.cell_id(configuration(knobs, method, steps=100_000))
     assert [config["steps"] for config in figures.load(tmp_path, [first]).configs] == [100_000]
@@ -325,8 +455,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     obstacle.write_text("in the way")
     assert plot.main([str(source), "--figures", str(target)]) == 0
     said, noted = capsys.readouterr()
-    assert noted.startswith("phase_map is not drawn: it needs")
-    assert sorted(map(Path, said.splitlines())) == sorted(target.iterdir()) and said.count("\n") == 8
+    assert [line.split()[0] for line in noted.splitlines()] == ["phase_map", "radar"]
+    assert sorted(map(Path, said.splitlines())) == sorted(target.iterdir()) and said.count("\n") == 2 * 9 + 1
     wrong = (
         [str(tmp_path / "none")],
         [str(target)],
@@ -352,7 +482,7 @@ def test_drawing_opens_no_window() -> None:
 def test_the_example_of_the_guide_works_as_written(folder: Path) -> None:
     """The new figure in benchmarks/README.md draws, and its query of the results runs."""
     guide = (Path(figures.__file__).parents[1] / "README.md").read_text()
-    query, example = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
+    query, *_, example = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
     space: dict[str, Any] = {}
     exec(example, space)
     data = figures.load(folder)

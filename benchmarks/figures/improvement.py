@@ -79,7 +79,7 @@ def draw(data: Data) -> Figure:
         )
     labels = [look.label for look in methods]
     axes.set_yticks(range(count), labels)
-    axes.set_xticks(range(count), labels, rotation=45, ha="left", rotation_mode="anchor")
+    axes.set_xticks(range(count), labels, rotation=90)
     axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
     for tick, look in zip([*axes.get_yticklabels(), *axes.get_xticklabels()], methods * 2, strict=True):
         tick.set_color(look.family_colour)

@@ -44,7 +44,7 @@ def draw(data: Data, columns: int = 4) -> Figure:
     families = list(dict.fromkeys(look.family for look in methods if look.family != "reference")) or ["reference"]
     note = (
         f"Spokes: share of seeds with a final score of {SOLVED} or more, 0 in the middle, 1 at the rim. A gap: no "
-        f"cell. No interval: a share of few seeds is coarse. Numbers at the rim: "
+        f"cell; no interval, for a share of few seeds is coarse. Numbers at the rim: "
         + "; ".join(f"{k + 1}: {label}" for k, (*_, label) in enumerate(settings))
     )
     columns = min(columns, len(families))
