@@ -4,7 +4,8 @@ As published: the task and its rewards at T = 103, a key that is seen, batches o
 decision alone, and HCA in the form that differs from COCOA in the outcome only. Simplified: one policy a seed, after
 TRAINED updates of team + return, in place of a mean over all of training; hindsight is exact at T = 103 and learned,
 by a small network, at T = 23 only, where its errors repeat themselves over a whole episode and drown the key:
-its signal-to-noise is then high and says nothing, and only its direction is asked for; the authors' Q-critic has no counterpart here.
+its signal-to-noise is then high and says nothing, and only its direction is asked for. The authors' Q-critic has no
+counterpart here.
 """
 
 from __future__ import annotations
