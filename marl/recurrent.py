@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from envs.noise import uniform
 from marl.networks import Population, multilayer
 
+sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 CACHE_UNITS = 1 << 22  # gates, over all steps, of the networks that are unrolled together: what the caches hold
 
 
@@ -109,7 +110,7 @@ class _InGroups(torch.autograd.Function):
 
 
 class _Unroll(torch.autograd.Function):
-    """The recurrence, and its gradient with one matmul a step; that of U and b is one matmul over all steps.
+    """The recurrence and its gradient, one matmul a step and two on the way back.
 
     gates [T,P,3H,M] (what x adds to r, z, n), U [P,3H,H], b [P,3H,1], h [P,H,M] -> [T,P,H,M].
     """
@@ -137,21 +138,19 @@ class _Unroll(torch.autograd.Function):
         """Through time, last step first."""
         recall, before, out, opened, fresh, heard = ctx.saved_tensors
         H = out.shape[2]
-        r, z = opened[:, :, :H], opened[:, :, H:]
-        past = torch.cat((before[None], out[:-1]))
-        # What a unit of dL/dh' does to the sums inside n, z and r.
-        to_n = (1 - z) * (1 - fresh.square())
-        to_z = (past - fresh) * z * (1 - z)
-        to_r = to_n * heard * r * (1 - r)
-        inside = grad.new_empty(*opened.shape[:2], 3 * H, grad.shape[3])  # dL/d(U h + b), r z n
+        to_gates = grad.new_empty(*opened.shape[:2], 3 * H, grad.shape[3])
+        to_recall, to_bias = torch.zeros_like(recall), recall.new_zeros(len(recall), 3 * H, 1)
         back, carry = recall.transpose(1, 2), torch.zeros_like(before)
         for t in reversed(range(len(grad))):
+            past, r, z = out[t - 1] if t else before, opened[t, :, :H], opened[t, :, H:]
             dh = grad[t] + carry
-            torch.mul(dh, to_r[t], out=inside[t, :, :H])
-            torch.mul(dh, to_z[t], out=inside[t, :, H : 2 * H])
-            to_n[t] *= dh
-            torch.mul(to_n[t], r[t], out=inside[t, :, 2 * H :])
-            carry = torch.baddbmm(dh.mul_(z[t]), back, inside[t])
-        rows = inside.permute(1, 2, 0, 3).flatten(2)
-        recalled = rows @ past.permute(1, 0, 3, 2).flatten(1, 2)
-        return torch.cat((inside[:, :, : 2 * H], to_n), 2), recalled, rows.sum(2, keepdim=True), carry
+            kept = dh * z
+            dn = tanh_backward(dh - kept, fresh[t])
+            dz = sigmoid_backward(dh.mul_(past - fresh[t]), z)
+            dr = sigmoid_backward(dn * heard[t], r)
+            inside = torch.cat((dr, dz, dn * r), 1)  # of U h + b
+            torch.cat((dr, dz, dn), 1, out=to_gates[t])
+            carry = torch.baddbmm(kept, back, inside)
+            to_recall.baddbmm_(inside, past.transpose(1, 2))
+            to_bias += inside.sum(2, keepdim=True)
+        return to_gates, to_recall, to_bias, carry
