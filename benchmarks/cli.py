@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 EVALUATION = (16, 32, 320)  # points, episodes at each, episodes at the end
 OUTSIDE_EVALUATION = (8, 16, 64)  # games from outside are stepped one episode at a time
 OUTSIDE_SEEDS = 10
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def plan(question: Question, options: Options) -> list[Cell]:
     check_counts(options, "seeds", "steps", "workers", "threads")
     if not options.checkpoint >= 0:
         raise UsageError(f"--checkpoint {options.checkpoint} is not allowed; it must be 0 or more seconds")
-    machines(options)
+    machines(options, DEVICES)
     if options.tensorboard is not None:
         tensorboard.check()
     chosen = chosen_methods(options, question.catalogue)
@@ -142,7 +143,7 @@ def plan(question: Question, options: Options) -> list[Cell]:
             steps, budget = episodes * loaded.horizon, f"{episodes} episodes"
         evaluation = OUTSIDE_EVALUATION if outside else EVALUATION
         mine = [m for m in names if chosen or not question.too_much(game, knobs, m)]
-        shared = (seeds, steps, options.threads, evaluation, budget, min(seeds, question.judges))
+        shared = (seeds, steps, options.threads, evaluation, budget, options.device, min(seeds, question.judges))
         cells += [Cell(question.name, game, knobs, m, *shared, question.catalogue) for m in mine]
     if not chosen:
         return _fitting(cells)
@@ -182,7 +183,7 @@ def _about(cell: Cell) -> str:
 
 def _run(todo: list[Cell], folder: Path, options: Options) -> Lost | None:
     """Run the missing cells; returns those that are lost, if any."""
-    engine = machines(options)
+    engine = machines(options, DEVICES)
     work = partial(run_cell, folder=folder.resolve(), tensorboard=options.tensorboard, every=options.checkpoint)
     for cell in todo if options.force else []:
         forget(folder, cell.config)

@@ -49,6 +49,7 @@ class Cell:
     threads: int = 1  # torch threads: part of the configuration, for floating point depends on it
     evaluation: tuple[int, int, int] = (16, 32, 320)  # points, episodes at each, episodes at the end
     budget: str = ""  # what games of different horizons have in common, where that is not `steps`
+    device: str = "cpu"  # where tensors live
     judges: int = 1  # seeds on which its credit for random walks is judged, each with episodes and fits of its own
     methods: Mapping[str, Method] = field(default_factory=lambda: METHODS)  # where the legend name is looked up
 
@@ -56,7 +57,9 @@ class Cell:
     def experiment(self) -> Experiment:
         """Raises ValueError, one sentence, for whatever in it cannot be."""
         game = marl.load(self.game, **self.knobs)
-        experiment = Experiment(game, self.methods[self.method], range(self.seeds), self.steps, *self.evaluation)
+        experiment = Experiment(
+            game, self.methods[self.method], range(self.seeds), self.steps, *self.evaluation, device=self.device
+        )
         experiment.method.credit(game)  # refuses a game that lacks what the method needs
         return experiment
 
@@ -72,7 +75,7 @@ class Cell:
             "method": {**about, "privileged": method.privileged, **method.describe()},
             **self.experiment.describe(),
             "threads": self.threads,
-            "device": "cpu",
+            "device": self.device,
             "tier": tier(),
             **({"budget": self.budget} if self.budget else {}),
             **({"judges": self.judges} if self.judges != 1 else {}),

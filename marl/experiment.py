@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 import marl.metrics as metrics
@@ -66,12 +67,15 @@ class Method:
         """The kinds that the learner follows: what the chain may end in."""
         return tuple(Signal[kind] for kind in self.learner.follows)
 
-    def credit(self, game: Env[Any], seeds: Sequence[int] = (0,), policy: Policy | None = None) -> Chain:
+    def credit(
+        self, game: Env[Any], seeds: Sequence[int] = (0,), policy: Policy | None = None, device: str = "cpu"
+    ) -> Chain:
         """The chain, built for a game: `method.credit(game).assign(trajectory)` is [T,B,N] (or [T,B,N,A]).
 
         The chain of a Q-learner ends in the reward that it learns from.
         """
-        return Chain(self.chain, Context(game, tuple(seeds), policy, fit=self.fit), self.ends)
+        context = Context(game, tuple(seeds), policy, device=torch.device(device), fit=self.fit)
+        return Chain(self.chain, context, self.ends).to(device)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -121,6 +125,7 @@ class Experiment:
     episodes: int = 32  # a seed and evaluation point, on noise that all methods share
     final_episodes: int = 320  # fresh episodes a seed for the final figures
     judge: bool = True  # score credit against the truth where the game has one
+    device: str = "cpu"  # where states, networks and buffers live
 
     def __post_init__(self) -> None:
         """Refuse counts that mean nothing, one sentence each."""
@@ -167,7 +172,8 @@ class Run:
     def __init__(self, experiment: Experiment) -> None:
         game, method, seeds = experiment.game, experiment.method, list(experiment.seeds)
         self.training = method.learner.begin(game, seeds)
-        self.chain = method.credit(game, seeds, self.training.policy)
+        self.training.to(experiment.device)
+        self.chain = method.credit(game, seeds, self.training.policy, experiment.device)
         self.optimizer = adam(self.chain.parameters(), method.fit.lr) if self.chain.learns else None
 
     def state(self) -> dict[str, Any]:
@@ -207,7 +213,7 @@ def learn(experiment: Experiment, kept: Checkpoint | None = None) -> Iterator[St
     for update in range(first, experiment.updates):
         if update in marks:
             yield Stage(update, training, chain, time.perf_counter() - started)
-        trajectory = rollout(game, training.policy, E, seeds, first_episode=update * E)
+        trajectory = rollout(game, training.policy, E, seeds, first_episode=update * E, device=experiment.device)
         signal, incoming = chain.trace(trajectory)
         training.update(trajectory, signal, update, update / experiment.updates)
         if now.optimizer is not None:
@@ -253,7 +259,7 @@ def score(game: Env[Any], returns: Tensor) -> Tensor | None:
 def measure(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     """Return, score and credit quality on evaluation noise; [S] each. Nothing measured here touches training."""
     game, seeds = experiment.game, list(experiment.seeds)
-    trajectory = rollout(game, stage.actor, experiment.episodes, seeds, purpose="evaluation")
+    trajectory = rollout(game, stage.actor, experiment.episodes, seeds, purpose="evaluation", device=experiment.device)
     out = _returns(game, trajectory, len(seeds), "")
     if experiment.judge:
         out |= judge(game, stage.chain, trajectory, stage.training)
@@ -266,7 +272,7 @@ def final_measure(experiment: Experiment, actor: Policy) -> dict[str, Any]:
     out: dict[str, Any] = {}
     policies: dict[str, Policy] = {"final_": actor, "final_greedy_": greedy(actor)}
     for prefix, policy in policies.items():
-        trajectory = rollout(game, policy, experiment.final_episodes, seeds, purpose="final")
+        trajectory = rollout(game, policy, experiment.final_episodes, seeds, purpose="final", device=experiment.device)
         out |= _returns(game, trajectory, len(seeds), prefix)
     return out
 
@@ -293,14 +299,16 @@ def judge(game: Env[Any], chain: Chain, trajectory: Trajectory, training: Traini
     if not has_truth(game, B):
         return {}
     credit, truth = assign_uncounted(chain, trajectory, training), oracle(game, None, trajectory, "O8").values
-    found = metrics.scores(credit.numpy(), truth.numpy(), trajectory.alive.numpy(), failed(trajectory, truth))
+    credit, truth, alive = (x.cpu() for x in (credit, truth, trajectory.alive))
+    found = metrics.scores(credit.numpy(), truth.numpy(), alive.numpy(), failed(trajectory, truth))
     return {name: [metrics.average(v).value for v in values.reshape(n_seeds, -1)] for name, values in found.items()}
 
 
 def failed(trajectory: Trajectory, truth: Tensor) -> np.ndarray:
     """[B] bool: the episode ended early, or, in a game that never does, some unit cost the team something."""
     ended = trajectory.done[:-1].any(0) | trajectory.done[-1] & (trajectory.reward[-1] < 0)
-    return (ended if bool(ended.any()) else (truth < 0).any(0).any(-1)).numpy()
+    truth = truth.to(ended.device)
+    return (ended if bool(ended.any()) else (truth < 0).any(0).any(-1)).cpu().numpy()
 
 
 def assign_uncounted(chain: Chain, trajectory: Trajectory, training: Training | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import joblib
 import pandas as pd
 import pytest
+import torch
 
 import benchmarks.cli as cli
 from benchmarks import engine
@@ -115,7 +116,11 @@ def test_workers_times_threads_do_not_exceed_the_cores(monkeypatch: pytest.Monke
     assert Engine(5, 4).at_once(100) == 5 and Engine(5).at_once(3) == 3
 
 
-REFUSED = {
+if torch.cuda.is_available():
+    NO_CUDA: dict[str, tuple[list[str], str]] = {}
+else:
+    NO_CUDA = {"no such device": (["--device", "cuda"], "torch finds no CUDA device on this machine")}
+REFUSED = NO_CUDA | {
     "unknown engine": (["--engine", "slurm"], "--engine"),
     "an address of nothing": (["--address", "127.0.0.1:6379"], "--address 127.0.0.1:6379 needs --engine ray"),
     "a device of another kind": (["--device", "tpu"], "--device"),

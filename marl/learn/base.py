@@ -28,6 +28,9 @@ class Training(Protocol):
     def credit(self, trajectory: Trajectory) -> Tensor | None:
         """[T,B,N] the credit that the learner itself assigns; None: what its chain assigns."""
 
+    def to(self, device: str) -> None:
+        """Live there, before the first update."""
+
     def state(self) -> dict[str, Any]:
         """All that the next update depends on: tensors, numbers, and dictionaries and lists of them."""
 

@@ -70,6 +70,10 @@ class Following:
     def credit(self, trajectory: Trajectory) -> None:
         """None: its credit is what the chain assigns."""
 
+    def to(self, device: str) -> None:
+        """Live there; the optimiser follows its parameters."""
+        self.policy.to(device)
+
     def state(self) -> dict[str, Any]:
         """The actor and its optimiser."""
         return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -208,6 +208,12 @@ class QTraining:
             own = q.gather(-1, trajectory.action[..., None])[..., 0] - q.mean(-1)
         return own * trajectory.alive[..., None]
 
+    def to(self, device: str) -> None:
+        """Live there; the optimiser follows its parameters, the buffer its episodes."""
+        for part in self._parts().values():
+            if isinstance(part, nn.Module):
+                part.to(device)
+
     def state(self) -> dict[str, Any]:
         """Networks, their copies, optimiser, buffer and exploration."""
         kept = {name: part.state_dict() for name, part in self._parts().items()}
