@@ -82,6 +82,7 @@ class ParallelGame(ParallelEnv[str, Array, int]):
         self._seed, self._episode, self._time = 0, -1, 0
         self._state: Any = None
         self._noise = torch.empty(0)
+        self._masked = rules if isinstance(rules, HasActionMask) else None  # asked once: protocols are slow to tell
 
     def observation_space(self, agent: str) -> spaces.Box:
         """The same object each time."""
@@ -111,7 +112,9 @@ class ParallelGame(ParallelEnv[str, Array, int]):
         self, actions: dict[str, int]
     ) -> tuple[dict[str, Array], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Observations, team reward, terminated, truncated and infos, each keyed by agent."""
-        outcome = self.rules.step(self._state, self._joint(actions), self._noise[:, self._time])
+        joint = self._joint(actions)
+        with torch.inference_mode():  # nobody differentiates through a face
+            outcome = self.rules.step(self._state, joint, self._noise[:, self._time])
         self._state = outcome.state
         self._time += 1
         terminated = bool(outcome.done[0])
@@ -158,15 +161,15 @@ class ParallelGame(ParallelEnv[str, Array, int]):
             self.render()
 
     def _observations(self) -> dict[str, Array]:
-        rows = self.rules.observe(self._state)[0]
-        return {agent: np.array(row, dtype=np.float32) for agent, row in zip(self.possible_agents, rows, strict=True)}
+        with torch.inference_mode():
+            table = self.rules.observe(self._state)[0].numpy().astype(np.float32)  # a copy, in one go for all agents
+        return dict(zip(self.possible_agents, table, strict=True))
 
     def _infos(self) -> dict[str, dict[str, Any]]:
-        if not isinstance(self.rules, HasActionMask):
+        if self._masked is None:
             return {agent: {} for agent in self.possible_agents}
-        rows = self.rules.action_mask(self._state)[0]
-        masks = zip(self.possible_agents, rows, strict=True)
-        return {agent: {"action_mask": np.array(row, dtype=np.int8)} for agent, row in masks}
+        table = self._masked.action_mask(self._state)[0].numpy().astype(np.int8)
+        return {agent: {"action_mask": mask} for agent, mask in zip(self.possible_agents, table, strict=True)}
 
     def _joint(self, actions: dict[str, int]) -> Tensor:
         """The actions as [1,N], or one sentence on what is wrong with them."""
@@ -182,7 +185,8 @@ class ParallelGame(ParallelEnv[str, Array, int]):
             known = f"{self.agents[0]}..{self.agents[-1]}"
             raise ValueError(f"{name}: step() was given an action for {', '.join(strange)}; the agents are {known}")
         for agent, action in actions.items():
-            if not self._action_spaces[agent].contains(action):
+            plain = type(action) is int and 0 <= action < self.rules.n_actions  # quicker than asking the space
+            if not plain and not self._action_spaces[agent].contains(action):
                 allowed = f"a whole number in 0..{self.rules.n_actions - 1}"
                 raise ValueError(f"{name}: action {action!r} of {agent} is not allowed; it must be {allowed}")
         return torch.tensor([[int(actions[agent]) for agent in self.agents]])
