@@ -437,4 +437,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from benchmarks import tune  # trials travel to other processes under their module's name, not as __main__'s
+
+    sys.exit(tune.main())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -195,3 +197,16 @@ def test_bad_input_is_one_line(
     assert tune.main([*arguments, "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_finds(tmp_path: Path) -> None:
+    """As people run it, in a process of its own: rows equal in every column but seconds, and the same best."""
+    tables, best = [], []
+    for workers in ("1", "2"):
+        out = tmp_path / workers
+        less = ["--trials", "3", "--rounds", "0", "--workers", workers, "--out", str(out)]
+        subprocess.run([sys.executable, "-m", "benchmarks.tune", *SMALL, *less], check=True, capture_output=True)
+        tables.append(results.read(out).drop(columns="seconds"))
+        best.append({name: record["best"] for name, record in stored(out)["methods"].items()})
+    assert tables[0].equals(tables[1]) and best[0] == best[1]
