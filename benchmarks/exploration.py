@@ -1,9 +1,9 @@
 """Does the others' exploration drown an agent's credit? Q-learners that explore at fixed levels, hot to cold.
 
 Exploration is held at one level: Boltzmann at a temperature in units of return, or epsilon-greedy. Beside it stands
-each method as it is listed, whose epsilon falls from 1 to .05. Policies are judged greedily, so what differs is what was
-learned, and how well each agent's Q tells its own actions apart: a broadcast reward is measured in the thermal noise of
-N - 1 others.
+each method as it is listed, whose epsilon falls from 1 to .05. Policies are judged greedily, so what differs is what
+was learned, and how well each agent's Q tells its own actions apart: a broadcast reward is measured in the thermal
+noise of N - 1 others.
 """
 
 from __future__ import annotations
