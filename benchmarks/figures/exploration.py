@@ -102,13 +102,16 @@ def draw(data: Data) -> Figure:
 
 
 def _looks(data: Data) -> dict[str, style.Look]:
-    """{method without its level: its look}: its own where it is among the cells, else that of its first level."""
+    """{method without its level: its look}: its own where it is among the cells, else one by its place."""
     found = style.looks(data.rows)
     bases = dict.fromkeys(level.base for level in _levels(data).values())
     first = {base: next(k for k in found if k.name.split(",")[0] == base) for base in bases}
     own = {look.name: look for look in found}
     mark = {base: f"{base}\N{NO-BREAK SPACE}{style.DAGGER}" if first[base].privileged else base for base in bases}
-    return {base: own.get(base, first[base])._replace(label=mark[base]) for base in sorted(bases)}
+    return {
+        base: own.get(base, first[base]._replace(rank=k))._replace(label=mark[base])
+        for k, base in enumerate(sorted(bases))
+    }
 
 
 def _line(axes: Axes, runs: dict[float | None, pd.Series[float]], look: style.Look, aside: float) -> None:
