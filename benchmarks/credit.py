@@ -165,7 +165,7 @@ GAMES: tuple[tuple[str, dict[str, Any]], ...] = (
 """Sizes at which the truth is exact, or sampled to within a few percent in seconds. A new game is one line here."""
 
 QUICK_GAMES = ("matrix_game", "el_farol", "walking_robot")  # of each the first in the table
-ASKED = tuple(name for name in METHODS if name != "IQL, Boltzmann")  # explores otherwise than IQL, which plays no part
+ASKED = tuple(name for name in METHODS if name != "IQL Boltzmann")  # explores otherwise than IQL, which plays no part
 QUICK = (
     "team + return",
     "team + immediate",

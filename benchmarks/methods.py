@@ -96,7 +96,7 @@ METHODS: dict[str, Method] = {
     # whole returns: everyone is told everything
     "team + return": Method((Team, MonteCarlo), "baseline"),
     "team + immediate": Method((Team, Immediate), "baseline"),
-    "team + return, GRU": Method((Team, MonteCarlo), "baseline", Reinforce(memory=32)),
+    "team + return GRU": Method((Team, MonteCarlo), "baseline", Reinforce(memory=32)),
     # when
     "team + recency": Method((Team, partial(MonteCarlo, discount=0.9)), "temporal"),
     "team + TD": Method((Team, partial(NStep, n=1)), "temporal"),
@@ -138,14 +138,14 @@ METHODS: dict[str, Method] = {
     # value decomposition: the learner assigns credit within Q_tot
     "IQL": Method((Team,), "spatial", QLearning()),
     "IQL on difference": Method((Difference,), "spatial", QLearning()),
-    "IQL, Boltzmann": Method((Team,), "spatial", QLearning(exploration="boltzmann")),
+    "IQL Boltzmann": Method((Team,), "spatial", QLearning(exploration="boltzmann")),
     "VDN": Method((), "spatial", QLearning(mixer="vdn")),
     "QMIX": Method((), "spatial", QLearning(mixer="qmix")),
     "QPLEX": Method((), "spatial", QLearning(mixer="qplex")),
     # the field's common baselines, with the settings that JaxMARL publishes for simple_spread
     "IPPO": Method((Team, partial(Gae, gamma=0.99)), "temporal", PPO, PPO_FIT),
     "MAPPO": Method((Team, partial(Gae, gamma=0.99, central=True)), "temporal", PPO, PPO_FIT),
-    "IPPO, GRU": Method(
+    "IPPO GRU": Method(
         (Team, partial(Gae, gamma=0.99)), "temporal", replace(PPO, memory=64), replace(PPO_FIT, memory=64)
     ),
     "IPPO on own reward": Method((Local, partial(Gae, gamma=0.99)), "spatial", PPO, PPO_FIT),

@@ -350,6 +350,11 @@ def test_knobs_are_json_or_words() -> None:
     }
 
 
+def test_every_name_can_be_given_on_the_command_line() -> None:
+    """--methods takes names separated by commas."""
+    assert not [name for name in METHODS if "," in name]
+
+
 def test_the_list_is_the_code_s_own(capsys: pytest.CaptureFixture[str]) -> None:
     """--list names every method with its needs, its privilege and its price, and runs nothing."""
     assert compare("--list") == 0

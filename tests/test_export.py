@@ -20,7 +20,7 @@ GAMES: dict[str, list[dict[str, Any]]] = {
     "credit/walking_robot-v0": [{"n_agents": 3, "delay": d, "cues": "own"} for d in (0, 24)],
     "credit/spread-v0": [{}],
 }
-METHODS = ("COMA", "IQL, Boltzmann")
+METHODS = ("COMA", "IQL Boltzmann")
 SEEDS, POINTS = 3, 4
 
 
@@ -156,7 +156,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(out.read_text()) == export.marl_eval(results.read(folder))
     said = capsys.readouterr().out
     assert "credit/walking_robot-v0: 2 methods, 3 seeds, 4 points" in said and "metrics: return, score" in said
-    assert command.main([str(folder), "--out", str(out), "--methods", "IQL, Boltzmann", "--metrics", "score"]) == 0
+    assert command.main([str(folder), "--out", str(out), "--methods", "IQL Boltzmann", "--metrics", "score"]) == 0
     check_schema(json.loads(out.read_text()))
     assert list(json.loads(out.read_text())["credit/spread-v0"]["default"]) == ["IQL Boltzmann"]
 

@@ -271,7 +271,7 @@ def test_credit_of_a_sum_is_each_agents_own_advantage() -> None:
 def test_from_the_command_lines_names() -> None:
     """Every named learner of values runs, and is judged by the credit that it assigns itself."""
     game = marl.load("walking_robot", n_agents=2, horizon=8, delay=2, window=3)
-    for name in ("IQL", "IQL on difference", "IQL, Boltzmann", "VDN", "QMIX", "QPLEX"):
+    for name in ("IQL", "IQL on difference", "IQL Boltzmann", "VDN", "QMIX", "QPLEX"):
         rows = list(marl.run(Experiment(game, METHODS[name], range(2), 2000, points=1, episodes=16, final_episodes=4)))
         judged = [row.value for row in rows if row.metric == "credit_spearman"]
         assert len(judged) == 4 and any(value == value for value in judged), name

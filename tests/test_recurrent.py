@@ -552,7 +552,7 @@ class Recall(Env[CueState]):
 def test_only_who_remembers_can_tell(name: str) -> None:
     """Three seeds each: with a GRU nearly always right, without one at chance, whatever the learner."""
     for memory in (True, False):
-        method = METHODS[f"{name}, GRU" if memory else name]
+        method = METHODS[f"{name} GRU" if memory else name]
         fewer: dict[str, Any] = {"hidden": (32,), "lr": 0.02, "anneal": False, "memory": 16 if memory else 0}
         passes = {"passes": 4, "minibatches": 1} if name == "IPPO" else {}
         method = replace(method, learner=replace(method.learner, episodes=32, **fewer, **passes))
@@ -580,7 +580,7 @@ def test_a_critic_that_remembers_knows_more() -> None:
 
 def test_trained_together_as_alone() -> None:
     """Recurrent actors and critics: after some updates a seed's policy does not know who trained beside it."""
-    method = METHODS["IPPO, GRU"]
+    method = METHODS["IPPO GRU"]
     method = replace(method, learner=replace(method.learner, episodes=4, lr=0.01, memory=8))
     found = []
     for seeds in ((3, 8), (8,)):
@@ -593,7 +593,7 @@ def test_trained_together_as_alone() -> None:
 
 def test_methods_without_memory_keep_their_names() -> None:
     """Configurations name a memory only where there is one, so that stored results of the other methods are found."""
-    told = {name: Experiment(ROBOT, METHODS[name]).describe()["learner"] for name in ("IPPO", "IPPO, GRU")}
-    assert "memory" not in told["IPPO"] and told["IPPO, GRU"] == told["IPPO"] | {"memory": 64}
+    told = {name: Experiment(ROBOT, METHODS[name]).describe()["learner"] for name in ("IPPO", "IPPO GRU")}
+    assert "memory" not in told["IPPO"] and told["IPPO GRU"] == told["IPPO"] | {"memory": 64}
     fits = {name: METHODS[name].describe()["fit"] for name in told}
-    assert "memory" not in fits["IPPO"] and fits["IPPO, GRU"] == fits["IPPO"] | {"memory": 64}
+    assert "memory" not in fits["IPPO"] and fits["IPPO GRU"] == fits["IPPO"] | {"memory": 64}
