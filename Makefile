@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: compare test test-slow lint figures figures-spatial gifs clean
+.PHONY: compare test test-slow lint figures figures-spatial figures-temporal gifs clean
 
 compare: $(STAMP)
 	$(BIN)/python -m benchmarks.compare --quick
@@ -40,6 +40,13 @@ figures-spatial: $(STAMP)
 	$(BIN)/python -m benchmarks.spatial
 	cp results/spatial/figures/spatial.png benchmarks/images/
 	$(BIN)/python -m benchmarks.throughput --what cost --figure benchmarks/images/cost_of_spatial_credit.png
+
+# What delay costs, and whether spatial and temporal credit compose (about an hour each).
+figures-temporal: $(STAMP)
+	$(BIN)/python -m benchmarks.temporal
+	cp results/temporal/figures/temporal.png benchmarks/images/
+	$(BIN)/python -m benchmarks.spacetime
+	cp results/spacetime/figures/spacetime.png benchmarks/images/
 
 $(STAMP): setup.cfg constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
