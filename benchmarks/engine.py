@@ -103,11 +103,13 @@ def side_by_side(
         ResultsError: the folder takes no more files; nothing else could be stored either, so the sweep ends at once.
     """
     folder = folder.resolve()  # workers elsewhere stand in another folder
+    marks = [folder / f".{cell_id(cell.config)}.running" for cell in cells]
+    _remove(marks)  # of workers that were killed
     if engine.kind == "local" and engine.at_once(len(cells)) == 1:
         outcomes: Iterator[Outcome] = (attempt(work, cell, k) for k, cell in enumerate(cells))
         lost = [f"{cells[o.cell].name}: {o.why}" for o in outcomes if not _told(o, cells, each)]
     else:
-        lost = _Sweep(cells, work, engine, folder, each).run()
+        lost = _Sweep(cells, work, engine, folder, marks, each).run()
     if lost:
         raise Lost(lost)
 
@@ -204,13 +206,12 @@ class _Sweep:
         work: Callable[[Any], object],
         engine: Engine,
         folder: Path,
+        marks: Sequence[Path],
         each: Callable[[Any], None],
     ) -> None:
-        self.cells, self.work, self.engine, self.folder, self.each = cells, work, engine, folder, each
+        self.cells, self.work, self.engine, self.marks, self.each = cells, work, engine, marks, each
         self.workers = engine.at_once(len(cells))
-        ids = [cell_id(cell.config) for cell in cells]
-        self.marks = [folder / f".{name}.running" for name in ids]
-        self.files = [folder / f"{name}.parquet" for name in ids]
+        self.files = [folder / f"{cell_id(cell.config)}.parquet" for cell in cells]
         self.before = [_stamp(file) for file in self.files]  # with --force they may be there already
         self.deaths: Counter[int] = Counter()
         self.lost: dict[int, str] = {}
@@ -219,7 +220,6 @@ class _Sweep:
     def run(self) -> list[str]:
         """All rounds; returns a sentence for every cell that is lost."""
         waiting, alone, idle = list(range(len(self.cells))), list[int](), 0
-        self._clear()
         try:
             while waiting or alone:
                 batch = (waiting if self.workers > 1 else waiting[:1]) or alone[:1]
@@ -232,7 +232,7 @@ class _Sweep:
                 alone = self._left([*alone, *running])
                 waiting = [k for k in self._left(waiting) if k not in alone]
         finally:
-            self._clear()
+            _remove(self.marks)
         return [f"{self.cells[k].name}: {why}" for k, why in sorted(self.lost.items())]
 
     def _round(self, batch: list[int]) -> str:
@@ -269,12 +269,7 @@ class _Sweep:
             self.deaths[k] += 1
             if self.deaths[k] >= DEATHS:
                 self.lost[k] = f"its worker died {DEATHS} times (killed, out of memory, or a crash of a library)"
-        self._clear()
-
-    def _clear(self) -> None:
-        for mark in self.marks:
-            with suppress(OSError):
-                mark.unlink()
+        _remove(self.marks)
 
     def jobs(self, batch: list[int], parent: int | None) -> Iterator[Any]:
         """The calls of a batch, for joblib."""
@@ -298,6 +293,12 @@ class _Sweep:
         finally:
             stopped.set()
             watcher.join()
+
+
+def _remove(marks: Sequence[Path]) -> None:
+    for mark in marks:
+        with suppress(OSError):
+            mark.unlink()
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

@@ -38,6 +38,7 @@ FIGURES = "figures"
 """The one folder that may lie beside the cells: what was drawn from them."""
 
 _OURS = re.compile(r"([0-9a-f]{16})(\.json|\.parquet|\.credit\.parquet|\.checkpoint\.pt)(\.tmp\.\d+)?")
+_MARK = re.compile(r"\.([0-9a-f]{16})\.running")
 _STALE = 3600.0  # seconds; no cell takes this long to write, so an older temporary file belongs to a killed process
 _REQUIRED = ("question", "game", "knobs", "method")
 _REQUIRED_OF_METHOD = ("name", "family", "rank", "privileged")
@@ -115,7 +116,10 @@ def prepare(folder: str | os.PathLike[str]) -> None:
     for entry in sorted(path.iterdir()):
         match = _OURS.fullmatch(entry.name)
         if match is None:
-            if entry.name != FIGURES and not entry.name.startswith("."):
+            mark = _MARK.fullmatch(entry.name)
+            if mark is not None and (path / f"{mark[1]}.parquet").is_file():
+                entry.unlink(missing_ok=True)  # a worker that was killed said that it was at this cell
+            elif entry.name != FIGURES and not entry.name.startswith("."):
                 raise ResultsError(f"{path} holds {entry.name}, which is not a result; choose a folder of its own")
         elif match[3]:
             _sweep_up(entry)
