@@ -28,7 +28,7 @@ from marl.rollout import rollout
 from marl.tensorboard import logged
 
 FIXED = 4.0  # seconds, about, of a cell that is too short to be timed
-BESIDE = 0.5  # seconds to build, write and fetch a cell, about
+BESIDE = 0.1  # seconds to build, write and fetch a cell, about
 SHORT = 4  # updates; a calibration would take as long as such a run
 ONE = Engine(1)  # cell at a time, here
 SHOWN_WALKS = 3  # failed episodes whose credit maps are stored

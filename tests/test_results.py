@@ -171,8 +171,13 @@ def test_figures_and_hidden_files_may_lie_beside_the_cells(tmp_path: Path) -> No
     old.touch()
     new.touch()
     os.utime(old, (time.time() - 7200,) * 2)
+    marks = [tmp_path / f".{name}.running" for name in (results.cell_id(CONFIG), "b" * 16)]
+    kept = [tmp_path / f"{name}.checkpoint.pt" for name in (results.cell_id(CONFIG), "b" * 16)]
+    for file in (*marks, *kept):
+        file.touch()
     results.prepare(tmp_path)
     assert not old.exists() and new.exists() and len(results.read(tmp_path)) == len(ROWS)
+    assert [file.exists() for file in (*marks, *kept)] == [False, True] * 2, "what is done is no longer under way"
 
 
 def test_an_unwritable_folder_is_one_sentence_before_work_starts(tmp_path: Path) -> None:
