@@ -66,7 +66,7 @@ def test_what_no_action_moves_at_once_earns_exactly_nothing() -> None:
 def test_quick_run_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Own methods run beside METHODS; credit is judged on every seed; the figure says what its marks mean."""
     monkeypatch.setattr(cli, "EVALUATION", (2, 4, 8))
-    monkeypatch.setattr(cli, "redraw", lambda *_, **__: [])
+    monkeypatch.setattr(cli, "redraw", lambda *_, **__: [tmp_path])
     small = [("credit/assembly_line-v0", {"n_agents": 2, "spacing": 1, "inspection": 0, "horizon": 3})]
     question = replace(spacetime.QUESTION, settings=lambda quick: small, episodes=(64, 64))
     few = "team x return,difference x return,reference O8"

@@ -59,7 +59,7 @@ def test_quick_run_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     few = [("credit/walking_robot-v0", {**robot, "delay": d}) for d in (0, 3)]
     few.append(("credit/key_door-v0", {"n_agents": 1, "horizon": 6}))
     monkeypatch.setattr(cli, "EVALUATION", (2, 4, 8))
-    monkeypatch.setattr(cli, "redraw", lambda *_, **__: [])
+    monkeypatch.setattr(cli, "redraw", lambda *_, **__: [tmp_path])
     question = replace(temporal.QUESTION, settings=lambda quick: few, episodes=(64, 64))
     arguments = ["--methods", "team + return,team + recency", "--seeds", "2", "--workers", "1"]
     assert cli.main(question, [*arguments, "--out", str(tmp_path)]) == 0
