@@ -17,12 +17,13 @@ FILES = {
 SERVICES = {"marl.results", "marl.statistics", "marl.metrics"}
 LAYERS = (
     {"types"},
-    {"rollout", "networks", "recurrent", "sequence", "minibatch"},
+    {"rollout", "networks", "recurrent", "sequence", "minibatch", "fused", "descent"},
     {"policy", "critic", "mixing", "hindsight"},
     {"credit", "learn", "oracle"},
 )
 FACE = {"envs", "envs.base", "envs.noise", "envs.parallel", "envs.external", "envs.check"}  # what marl may name of envs
 THIRD_PARTY = {"envs": {"torch", "numpy", "pettingzoo", "gymnasium"}, "marl": {"torch", "numpy", "pettingzoo"}}
+COMPILED = {"marl.fused", "marl.descent"}  # the extra `fast`: numba at their top, and so loaded on use only
 
 
 def imports(name: str, top_level_only: bool = False) -> set[str]:
@@ -113,7 +114,9 @@ def test_imports_at_the_top_are_the_declared_ones() -> None:
         package = name.split(".")[0]
         if package in THIRD_PARTY:
             foreign = {n.split(".")[0] for n in imports(name, top_level_only=True)} - {"envs", "marl"}
-            foreign -= sys.stdlib_module_names
+            foreign -= sys.stdlib_module_names | ({"numba", "llvmlite"} if name in COMPILED else set())
+            if name not in COMPILED:
+                assert not COMPILED & imports(name, top_level_only=True), f"{name} loads compiled code at its top"
             assert foreign <= THIRD_PARTY[package], f"{name} imports {foreign - THIRD_PARTY[package]} at its top"
 
 
