@@ -212,11 +212,17 @@ def report(folder: Path, cells: set[str], table: str) -> None:
     """The table, the figures, and how to draw them again."""
     print(table)
     paths = redraw(folder, cells=cells, say=lambda line: print(f"  {line}"))
+    say_where(folder, paths)
+
+
+def say_where(folder: Path, paths: Sequence[Path]) -> None:
+    """What lies where, and how to draw it again."""
     print(f"\ncells:   {folder}/*.parquet\nfigures:")
     for path in paths:
         if path.suffix == ".png":
             print(f"  {path} (and .pdf)")
-    print(f"report:  {paths[-1]}")
+        elif path.suffix == ".html":
+            print(f"report:  {path}")
     print(f"redraw:  python -m benchmarks.plot {folder}")
 
 

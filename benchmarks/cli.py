@@ -22,6 +22,7 @@ from benchmarks.asking import (
     knobs_from,
     listing,
     machines,
+    say_where,
     work_through,
 )
 from benchmarks.engine import Lost
@@ -34,6 +35,7 @@ from marl import tensorboard
 from marl.checkpoint import EVERY, forget
 from marl.credit.base import ChainError
 from marl.experiment import Method
+from marl.networks import tier
 from marl.results import ResultsError, canonical, cell_id, done, prepare
 
 if TYPE_CHECKING:
@@ -109,12 +111,7 @@ def answer(question: Question, options: Options) -> list[Path]:
         raise lost
     print(final_table(folder, ids))
     paths = redraw(folder, cells=ids, say=lambda line: print(f"  {line}"))
-    print(f"\ncells:   {folder}/*.parquet\nfigures:")
-    for path in paths:
-        if path.suffix == ".png":
-            print(f"  {path} (and .pdf)")
-    print(f"report:  {paths[-1]}")
-    print(f"redraw:  python -m benchmarks.plot {folder}")
+    say_where(folder, paths)
     if lost is not None:
         raise lost
     return paths
@@ -174,6 +171,7 @@ def _print_plan(question: Question, cells: list[Cell], todo: list[Cell], folder:
     print(f"  games:    {'; '.join(_about(c) for c in settings.values())}")
     print(f"  methods:  {'; '.join(methods)}")
     print(f"  budget:   {seeds} seeds x {span} environment steps = {'-'.join(map(str, updates))} updates a cell")
+    print(f"  networks: the {tier()} tier on CPUs")
     print(f"  on disk:  {len(cells) - len(todo)} cells done, {len(todo)} to run, in {folder}")
 
 

@@ -151,11 +151,11 @@ def _cell(axes: Axes, x: float, y: float, found: statistics.Estimate, shade: Sca
     if np.isnan(value):
         _empty(axes, x, y, "?")
         return
-    red, green, blue, _ = colour = shade.to_rgba(value)
+    red, green, blue, _ = colour = shade.to_rgba(np.array([value]))[0]
     ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.7))
     known = not np.isnan(half)
-    how = {"ha": "center", "va": "center", "color": ink}
+    how: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
     axes.text(x, y - 0.13 * known, f"{value:z.2f}", fontsize=5.6, **how)
     if known:
         axes.text(x, y + 0.27, f"\N{PLUS-MINUS SIGN}{half:z.2f}", fontsize=3.9, **how)
@@ -163,8 +163,10 @@ def _cell(axes: Axes, x: float, y: float, found: statistics.Estimate, shade: Sca
 
 def _empty(axes: Axes, x: float, y: float, mark: str) -> None:
     """No number: a mark that says why, or hatched."""
-    hatch = {} if mark else {"hatch": "////"}
-    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="#efefef", edgecolor="white", linewidth=0.7, **hatch))
+    hatch = None if mark else "////"
+    axes.add_patch(
+        Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="#efefef", edgecolor="white", linewidth=0.7, hatch=hatch)
+    )
     axes.text(x, y, mark, ha="center", va="center", color="#8a8a8a", fontsize=7)
 
 

@@ -81,7 +81,7 @@ def draw(data: Data) -> Figure:
             for k, look in enumerate(methods):
                 mine = here[(here["method"] == look.name) & (here["metric"] == metric)]
                 _line(panels[i, j], mine, look, sweep.knob, (k - (len(methods) - 1) / 2) / len(methods))
-        _furnish(panels[:, j], sweep, sorted(here[sweep.knob].unique()))
+        _furnish((panels[0, j], panels[1, j]), sweep, sorted(here[sweep.knob].unique()))
     panels[0, 0].set_ylabel("final score\n(0 random, 1 best)")
     chance = Line2D([], [], color="#888888", linewidth=0.8, linestyle=":", label="chance (.5)")
     entries = [*(look.line() for look in methods), chance]
