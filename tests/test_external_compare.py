@@ -11,7 +11,11 @@ import torch
 from toy_external import GlobalLuck, LastStepPays
 
 import marl
+from benchmarks.cli import OUTSIDE_EVALUATION, Options, plan
+from benchmarks.external import METHODS as EXTERNAL
+from benchmarks.external import QUESTION
 from benchmarks.methods import METHODS
+from envs.base import MayRefuseBranches
 from marl.credit.base import ChainError
 
 
@@ -34,6 +38,14 @@ def test_compare_on_the_real_mpe2(tmp_path: Path) -> None:
     # One update of 32 whole episodes of 6 steps; a difference asks one step for each of 3 agents.
     assert last["simulator_steps"].to_dict() == {"team + GAE": 0, "difference + return": 192 * 3, "COMA": 0}
     assert len(list((tmp_path / "curves").rglob("events.out*"))) == 3
+
+
+def test_the_question_about_games_of_others() -> None:
+    """Every method of `benchmarks.external` fits every game of it, and each game is a real peer's."""
+    cells = plan(QUESTION, Options())
+    assert len(cells) == 3 * len(EXTERNAL) and all(isinstance(c.experiment.game, MayRefuseBranches) for c in cells)
+    assert {c.seeds for c in cells} == {10} and {c.evaluation for c in cells} == {OUTSIDE_EVALUATION}
+    assert len(plan(QUESTION, Options(quick=True))) == 6
 
 
 def test_methods_that_go_back_are_refused_where_a_game_cannot() -> None:
