@@ -18,7 +18,12 @@ from benchmarks.cli import Question, main
 from benchmarks.methods import METHODS
 
 BESIDE = ("team + return", "team + immediate")  # what waits for the end, and what never waits
-LEFT_OUT = ("team + central GAE", "IPPO", "MAPPO")  # one agent sees what a central critic sees; other learners
+LEFT_OUT = (
+    "team + central GAE",
+    "IPPO",
+    "IPPO GRU",
+    "MAPPO",
+)  # one agent sees what a central critic sees; other learners
 ASKED = (
     *BESIDE,
     *(name for name, m in METHODS.items() if m.family == "temporal" and name not in LEFT_OUT),
