@@ -115,7 +115,8 @@ class ParallelGame(ParallelEnv[str, Array, int]):
         joint = self._joint(actions)
         with torch.inference_mode():  # nobody differentiates through a face
             outcome = self.rules.step(self._state, joint, self._noise[:, self._time])
-        self._state = outcome.state
+            self._state = outcome.state
+            seen = self._observations()
         self._time += 1
         terminated = bool(outcome.done[0])
         truncated = not terminated and self._time == self.rules.horizon
@@ -124,8 +125,8 @@ class ParallelGame(ParallelEnv[str, Array, int]):
             self.agents = []
         self._show()
         return (
-            self._observations(),
-            dict.fromkeys(players, float(outcome.reward[0])),
+            seen,
+            dict.fromkeys(players, outcome.reward.item()),
             dict.fromkeys(players, terminated),
             dict.fromkeys(players, truncated),
             self._infos(),
@@ -161,8 +162,7 @@ class ParallelGame(ParallelEnv[str, Array, int]):
             self.render()
 
     def _observations(self) -> dict[str, Array]:
-        with torch.inference_mode():
-            table = self.rules.observe(self._state)[0].numpy().astype(np.float32)  # a copy, in one go for all agents
+        table = self.rules.observe(self._state).numpy()[0].astype(np.float32)  # a copy, in one go for all agents
         return dict(zip(self.possible_agents, table, strict=True))
 
     def _infos(self) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.base import Env, Step, real, take, whole
 
@@ -26,7 +26,7 @@ PUSH = 5.0  # force of a move; the mass is 1
 CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 1e-3  # how soft a contact is
 REACH = 0.3  # two agents of radius .15 touch within this distance
-FAR = 80.0  # beyond this many margins exp(-z) < 2e-35 counts for nothing, and subnormal numbers are slow
+FAR = 80.0  # this many margins deep, log(1 + exp(z)) is z
 
 MOVES = ((0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))  # nothing, left, right, down, up
 
@@ -41,19 +41,18 @@ class SpreadState(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _pairs(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Index tables of n agents: first and second agent of each pair; whose push each agent feels; each one's others.
+def _others(n: int, device: torch.device) -> Tensor:
+    """[(n-1) * n] indices of agents: the k-th other agent of each, over (k, agent)."""
+    return torch.tensor([[j for j in range(n) if j != i][k] for k in range(n - 1) for i in range(n)], device=device)
 
-    `felt` [(n-1) * n] points into pushes on first agents followed by pushes on second agents; `others` [(n-1) * n]
-    into agents. Both run over (k-th other, agent).
-    """
-    first, second = torch.triu_indices(n, n, 1)
-    number = {(int(i), int(j)): p for p, (i, j) in enumerate(zip(first, second, strict=True))}
-    others = [[j for j in range(n) if j != i][k] for k in range(n - 1) for i in range(n)]
-    agents = list(range(n)) * (n - 1)
-    felt = [number[i, j] if i < j else len(number) + number[j, i] for i, j in zip(agents, others, strict=True)]
-    tables = (first, second, torch.tensor(felt, dtype=torch.int64), torch.tensor(others, dtype=torch.int64))
-    return tuple(table.to(device) for table in tables)  # type: ignore[return-value]
+
+@lru_cache(maxsize=64)
+def _pairs(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where in `_others` each pair of agents stands first, and which pair each entry there is of."""
+    pairs = [frozenset((int(j), k % n)) for k, j in enumerate(_others(n, torch.device("cpu")))]
+    unique = list(dict.fromkeys(pairs))
+    tables = ([pairs.index(pair) for pair in unique], [unique.index(pair) for pair in pairs])
+    return torch.tensor(tables[0], device=device), torch.tensor(tables[1], device=device)
 
 
 @lru_cache(maxsize=64)
@@ -81,21 +80,19 @@ def contact_force(position: Tensor) -> Tensor:
 
     position [2,N,B] -> force on each agent [2,N,B].
     """
-    n = position.shape[1]
-    first, second, felt, _ = _pairs(n, position.device)
-    delta = position.index_select(1, first) - position.index_select(1, second)
-    distance = torch.hypot(delta[0], delta[1])
-    depth = (REACH - distance) / CONTACT_MARGIN
-    softplus = depth.clamp_min(0.0) + depth.abs().clamp_max(FAR).neg().exp().log1p()
+    (_, n, B), (first, pair) = position.shape, _pairs(position.shape[1], position.device)
+    others = position.index_select(1, _others(n, position.device)).view(2, n - 1, n, B)
+    delta = (position[:, None] - others).view(2, (n - 1) * n, B)
+    distance = torch.hypot(*delta.index_select(1, first).unbind(0))
+    depth = nn.functional.softplus(torch.rsub(distance, REACH), 1 / CONTACT_MARGIN, FAR)
     # Two agents at exactly one point push nowhere (mpe2 divides 0 by 0 there).
-    push = delta * (softplus * (CONTACT_FORCE * CONTACT_MARGIN) / distance.clamp_min(1e-30))
-    pushes = torch.cat([push, -push], 1).index_select(1, felt)
-    return _total(pushes.unflatten(1, (n - 1, n)).unbind(1))
+    push = depth / distance.clamp_min(1e-30) * CONTACT_FORCE
+    return _total((delta * push.index_select(0, pair)).view(2, n - 1, n, B).unbind(1))
 
 
 def integrate(position: Tensor, velocity: Tensor, force: Tensor) -> tuple[Tensor, Tensor]:
     """Positions move with the old velocity; only then does the force act on the velocity."""
-    return position + velocity * DT, velocity * (1.0 - DAMPING) + force * DT
+    return torch.add(position, velocity, alpha=DT), torch.add(velocity * (1.0 - DAMPING), force, alpha=DT)
 
 
 @dataclass(frozen=True)
@@ -199,15 +196,18 @@ class Spread(Env[SpreadState]):
     def observe(self, state: SpreadState) -> Tensor:
         """[B,N,6N]: velocity, position, landmarks, others, silence."""
         n = self.n_agents
-        *_, others = _pairs(n, state.position.device)
-        position, landmark = _inside(state.position), _inside(state.landmark)
-        seen = position.new_zeros(6 * n, n, position.shape[2])
-        seen[0:2] = _inside(state.velocity)
-        seen[2:4] = position
-        seen[4 : 4 + 2 * n].unflatten(0, (n, 2)).copy_((landmark[:, :, None] - position[:, None]).transpose(0, 1))
-        neighbour = position.index_select(1, others).unflatten(1, (n - 1, n))
-        seen[4 + 2 * n : 2 + 4 * n].unflatten(0, (n - 1, 2)).copy_((neighbour - position[:, None]).transpose(0, 1))
-        return seen.permute(2, 1, 0)
+        position, landmark = _inside(state.position), state.landmark.permute(1, 2, 0)
+        neighbour = (
+            position.index_select(1, _others(n, position.device)).view(2, n - 1, n, len(state.time)).transpose(0, 1)
+        )
+        seen = (
+            _inside(state.velocity),
+            position,
+            (landmark[:, :, None] - position).flatten(0, 1),
+            (neighbour - position[None]).flatten(0, 1),
+            position.new_zeros(2 * n - 2, *position.shape[1:]),
+        )
+        return torch.cat(seen).permute(2, 1, 0)
 
     def critic_view(self, state: SpreadState) -> Tensor:
         """[B,6N+1]: positions, velocities, landmarks, and the share of time gone."""
@@ -263,13 +263,14 @@ class Spread(Env[SpreadState]):
         """The state after one step of physics; forces act from the old positions."""
         position, velocity = _inside(state.position), _inside(state.velocity)
         move = _moves(position.dtype, position.device).index_select(1, action.t().reshape(-1)).view_as(position)
-        position, velocity = integrate(position, velocity, move * PUSH + contact_force(position))
+        force = torch.add(contact_force(position), move, alpha=PUSH)
+        position, velocity = integrate(position, velocity, force)
         return SpreadState(_outside(position), _outside(velocity), state.landmark, state.time + 1)
 
     def _cover(self, state: SpreadState) -> Tensor:
         """[B] G: minus the summed distance from each landmark to its nearest agent."""
         gap = _inside(state.position)[:, :, None] - _inside(state.landmark)[:, None]
-        nearest = torch.hypot(gap[0], gap[1]).amin(0)
+        nearest = torch.hypot(*gap.unbind(0)).amin(0)
         return -_total(nearest.unbind(0))
 
     def _touching(self, state: SpreadState) -> Tensor:
