@@ -29,6 +29,7 @@ from marl.tensorboard import logged
 
 FIXED = 4.0  # seconds, about, of a cell that is too short to be timed
 BESIDE = 0.1  # seconds to build, write and fetch a cell, about
+MOST = 60  # calibrations before a sweep
 SHORT = 4  # updates; a calibration would take as long as such a run
 ONE = Engine(1)  # cell at a time, here
 SHOWN_WALKS = 3  # failed episodes whose credit maps are stored
@@ -173,26 +174,54 @@ def estimate(cells: Sequence[Cell], engine: Engine = ONE) -> dict[str, float]:
     """Seconds each cell will take beside others, by cell id.
 
     Each method is timed on the smallest and the largest game of a name, on the engine and as many at a time as will
-    run; in between, the time is a power of agents x horizon. A cell that fails here is met again when it runs.
+    run; in between, the time is a power of agents x horizon. Where that is more than MOST calibrations, every method is
+    timed on one game and the first method on all: time is then taken to be (of the method) x (of the game). A cell that
+    fails here is met again when it runs.
     """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(cells, key=_size):
         groups.setdefault((cell.method, cell.game), []).append(cell)
-    long = [g for g in groups.values() if g[-1].experiment.updates > SHORT]
-    asked = [c for g in long for c in (g[:1] if _size(g[0]) == _size(g[-1]) else [g[0], g[-1]])]
-    found = dict(zip(map(id, asked), answers(asked, calibrate, engine), strict=True))
-    known = [seconds for seconds in found.values() if not isnan(seconds)]
-    unknown = max(known, default=FIXED)
+    long = {key: g for key, g in groups.items() if g[-1].experiment.updates > SHORT}
+    ends = {key: g[:1] if _size(g[0]) == _size(g[-1]) else [g[0], g[-1]] for key, g in long.items()}
+    asked = _few(ends)
+    flat = [c for key in asked for c in ends[key]]
+    times = iter(answers(flat, calibrate, engine))
+    found = {key: [next(times) for _ in ends[key]] for key in asked}
+    known = [seconds for pair in found.values() for seconds in pair if not isnan(seconds)]
     out = {cell_id(c.config): FIXED for c in cells}
-    for group in long:
-        low = found[id(group[0])]
-        high = found.get(id(group[-1]), low)
-        if isnan(low + high):
-            low = high = unknown
+    for (method, game), group in long.items():
+        low, high = _of(method, game, found, max(known, default=FIXED))
         for c in group:
             part = log(_size(c) / _size(group[0])) / max(1e-9, log(_size(group[-1]) / _size(group[0])))
             out[cell_id(c.config)] = low * (high / low) ** part
     return out
+
+
+Times = dict[tuple[str, str], list[float]]  # (method, game) -> seconds on its smallest game and, if larger, its largest
+
+
+def _few(ends: Mapping[tuple[str, str], Sequence[Cell]]) -> list[tuple[str, str]]:
+    """The (method, game) to be timed: all, or a cross of one row and one column."""
+    if sum(map(len, ends.values())) <= MOST:
+        return list(ends)
+    method, game = next(iter(ends))
+    own = dict(reversed(list(ends)))  # a method that does not fit the first game is timed on its own first
+    chosen = {(m, game if (m, game) in ends else g) for m, g in own.items()} | {key for key in ends if key[0] == method}
+    return [key for key in ends if key in chosen]
+
+
+def _of(method: str, game: str, found: Times, unknown: float) -> tuple[float, float]:
+    """Seconds of a method on the smallest and the largest game of a name; from the cross where it was not timed."""
+    if (method, game) not in found:
+        first, other = next(iter(found))[0], next(g for m, g in found if m == method)
+        mine, there, here = found[method, other], found.get((first, other)), found.get((first, game))
+        if there is None or here is None:
+            return _of(method, other, found, unknown)
+        pair = [mine[0] / there[0] * seconds for seconds in here]
+    else:
+        pair = found[method, game]
+    low, high = pair[0], pair[-1]
+    return (unknown, unknown) if isnan(low + high) else (low, high)
 
 
 def _size(cell: Cell) -> int:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_figures import check_text
 
 import marl
-from benchmarks import cli, figures, spacetime
+from benchmarks import cli, figures, spacetime, sweep
 from benchmarks.figures import spacetime as figure
 from benchmarks.methods import METHODS
 from marl.credit.base import ChainError, operator_class
 from marl.experiment import Method, has_truth
+from marl.results import cell_id
 from marl.rollout import rollout
 
 
@@ -87,3 +90,21 @@ def test_unknown_compositions_are_refused_by_name(capsys: pytest.CaptureFixture[
     assert "did you mean 'difference x GAE'" in capsys.readouterr().err
     assert cli.main(spacetime.QUESTION, ["--list"]) == 0
     assert "difference x RUDDER" in capsys.readouterr().out
+
+
+def test_many_cells_are_estimated_from_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond MOST calibrations a cross is timed: exact where time is (of the method) x (of the game)."""
+    cells = cli.plan(spacetime.QUESTION, cli.Options())
+    methods = {c.method: 1.0 + k for k, c in enumerate(cells)}
+    games = {c.game: 10.0**k for k, c in enumerate(cells[:: len(cells) // 3])}
+    asked: list[Any] = []
+
+    def answers(cells: Sequence[Any], ask: Any, engine: Any) -> list[float]:
+        asked.extend(cells)
+        return [methods[c.method] * games[c.game] for c in cells]
+
+    monkeypatch.setattr(sweep, "answers", answers)
+    found = sweep.estimate(cells)
+    for c in cells:
+        assert found[cell_id(c.config)] == pytest.approx(methods[c.method] * games[c.game])
+    assert len(asked) < 0.5 * len(cells) and len({c.method for c in asked}) == len(methods)
