@@ -445,9 +445,12 @@ def _plan(sizes: tuple[int, ...]) -> tuple[Any, Any, Any]:
 
 def flat(layers: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, Any, Any]]:
     """(parameters [P, .], plan) of all W [P,out,in] and then all b [P,out,1]."""
-    depth = len(layers) // 2
-    plan = _plan((layers[0].shape[2], *(w.shape[1] for w in layers[:depth])))
-    return torch.cat([p.detach().flatten(1) for p in layers], 1), plan
+    return torch.cat([p.detach().flatten(1) for p in layers], 1), plan_of(layers)
+
+
+def plan_of(layers: Sequence[Tensor]) -> tuple[Any, Any, Any]:
+    """What `_plan` has for networks of these layers."""
+    return _plan((layers[0].shape[2], *(w.shape[1] for w in layers[: len(layers) // 2])))
 
 
 def unflat(total: Tensor, layers: Sequence[Tensor]) -> list[Tensor]:

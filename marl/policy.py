@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from envs.base import Env
-from marl.networks import Population, Running, from_per_agent, from_per_seed, per_agent, per_seed
+from marl.networks import Population, Running, from_per_agent, from_per_seed, fused_for, per_agent, per_seed
 from marl.recurrent import Gru
+from marl.types import Act
 
 
 class Actor(nn.Module):
@@ -108,6 +109,14 @@ class Actor(nn.Module):
         if self.shared:
             return from_per_seed(y, lead, B * self.n_agents).unflatten(-2, (B, self.n_agents))
         return from_per_agent(y, lead, B)
+
+    def acting(self, luck: Tensor, temperature: float = 1.0, epsilon: float = -1.0) -> Act | None:
+        """See `marl.rollout.ActsAtOnce`; luck tells where and in which precision. epsilon >= 0: epsilon-greedy."""
+        if self.gru is not None or self.norm is not None or fused_for(luck) is None:
+            return None
+        from marl.acting import acting  # on use: compiled code takes its time to load
+
+        return acting(self.net.layers, self.net.activation, self.shared, temperature, epsilon)
 
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Probabilities, [..., B, N, A]; B seed-major. Raises as `folded_logits`."""

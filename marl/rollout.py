@@ -8,14 +8,14 @@ policies can act on any of these batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from envs.base import Env, HasActionMask, HasRewardWith, HasStepWith, flatten, map_state, repeat, stack, take
 from envs.noise import uniform
-from marl.types import Noise, Policy, Trajectory
+from marl.types import Act, Noise, Policy, Trajectory
 
 MEMORY = 1 << 30  # bytes that the branches of one question may take; larger questions are asked in pieces
 MAX_ROWS = 1 << 18  # branches that advance together, however much memory there is: more gain no speed
@@ -86,6 +86,17 @@ def look(policy: Policy, obs: Tensor, mask: Tensor | None, before: Tensor | None
 def recall(policy: Remembers, obs: Tensor, before: Tensor | None) -> Tensor:
     """[B,N,memory] on seeing obs [B,N,O]; before None: nothing is remembered yet."""
     return policy.remember(obs, obs.new_zeros(*obs.shape[:-1], policy.memory) if before is None else before)
+
+
+@runtime_checkable
+class ActsAtOnce(Protocol):
+    """A policy that can look and choose in one call, as `look` and `sample` do, while its parameters stay as they are.
+
+    None where it cannot (on this device, in this precision).
+    """
+
+    def acting(self, luck: Tensor) -> Act | None:
+        """A function from views, masks and uniform numbers [B,N] (such as luck) to probabilities and actions."""
 
 
 class Greedy:
@@ -185,6 +196,7 @@ def draw_noise(
 def play(game: Env[Any], policy: Policy, noise: Noise) -> Trajectory:
     """Play B whole episodes with given noise."""
     records = []
+    at_once = policy.acting(noise.policy) if isinstance(policy, ActsAtOnce) else None
     masks_of = game.action_mask if isinstance(game, HasActionMask) else None
     with torch.inference_mode():
         state = game.reset(noise.reset)
@@ -192,8 +204,11 @@ def play(game: Env[Any], policy: Policy, noise: Noise) -> Trajectory:
         memory: Tensor | None = None
         for t in range(game.horizon):
             obs, mask = game.observe(state), None if masks_of is None else masks_of(state)
-            probs, memory = look(policy, obs, mask, memory)
-            action = sample(probs, noise.policy[t])
+            if at_once is None:
+                probs, memory = look(policy, obs, mask, memory)
+                action = sample(probs, noise.policy[t])
+            else:
+                probs, action = at_once(obs, mask, noise.policy[t])
             step = game.step(state, action, noise.step[t])
             records.append((state, obs, mask, action, probs, step.reward, step.done, alive))
             state, alive = step.state, alive & ~step.done

@@ -10,6 +10,9 @@ from torch import Tensor
 Policy: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 """(obs [..., B, N, O], mask [..., B, N, A] or None) -> probabilities [..., B, N, A]; rows seed-major."""
 
+Act: TypeAlias = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
+"""(obs [B,N,O], mask [B,N,A] or None, u [B,N] in [0,1)) -> probabilities [B,N,A] and actions [B,N]; rows seed-major."""
+
 
 class Noise(NamedTuple):
     """All that chance will decide in B episodes, drawn before they begin."""

@@ -17,9 +17,10 @@ from marl.credit.spatial.team import Team
 from marl.credit.temporal.gae import Gae
 from marl.critic import Fit
 from marl.learn.policy_gradient import Ppo, adam, loss
+from marl.learn.q_learning import Explorer, QLearning
 from marl.networks import Population, multilayer
 from marl.policy import Actor
-from marl.rollout import rollout
+from marl.rollout import rollout, sample
 
 fused = pytest.importorskip("marl.fused", reason="the fused tier needs numba: pip install 'credit-sandbox[fast]'")
 
@@ -30,6 +31,7 @@ SHAPES = [  # seeds, copies, widths, rows: part of a block, whole blocks, blocks
     (2, 1, (7, 20, 33, 1), 201),
     (1, 2, (130, 70, 17), 65),
 ]
+MOODS = ((1.0, -1.0), (0.3, -1.0), (1.0, 0.0), (1.0, 0.3))  # temperature, epsilon
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -164,3 +166,46 @@ def test_a_whole_update_is_the_torch_loop(
     assert len(said["fused"]) == len(said["torch"])
     for mine, theirs in zip(said["fused"], said["torch"], strict=True):
         assert mine.shape == theirs.shape and distance(mine, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_step_of_play_is_the_torch_tiers(shared: bool, masked: bool, threads: None) -> None:
+    """Probabilities to 1e-6, exactly the actions that `sample` draws from them, for views in either memory order."""
+    S, E = 3, 230
+    game = MaskedTiny(n_agents=3) if masked else TinyMdp(n_agents=3)
+    actor = Actor(game, range(S), (20, 33), shared, "tanh", last_gain=3.0)
+    u, seen = torch.rand(S * E, 3), random(S * E, 3, game.obs_size)
+    mask = random(S * E, 3, game.n_actions) > 0 if masked else None
+    if mask is not None:
+        mask[..., 1] = True
+    for obs, (temperature, epsilon) in product((seen, seen.permute(2, 1, 0).contiguous().permute(2, 1, 0)), MOODS):
+        act = actor.acting(u, temperature, epsilon)
+        assert act is not None
+        probs, action = act(obs, mask, u)
+        explorer = Explorer(actor, QLearning(exploration="boltzmann" if epsilon < 0 else "epsilon"))
+        explorer.level = temperature if epsilon < 0 else epsilon
+        with torch.no_grad():
+            slow = explorer(obs, mask)
+        assert distance(probs, slow) < 1e-6 and torch.equal(action, sample(probs, u))
+        assert distance(probs, slow.roll(1, -1)) > 0.1 and torch.allclose(probs.sum(-1), torch.ones(S * E, 3))
+    assert actor.acting(u.double()) is None
+
+
+@pytest.mark.parametrize("method", ["actor", "q"])
+def test_play_asks_in_one_call_what_torch_says_in_many(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole episodes under either tier are the same; parameters that change are seen at the next episode."""
+    game, trajectories = TinyMdp(n_agents=2), []
+    training = (Ppo(hidden=(16,), shared=True) if method == "actor" else QLearning(hidden=(16,))).begin(game, (0, 1))
+    training.policy.level = 0.2  # of an explorer
+    for asked in ("fused", "torch"):
+        monkeypatch.setattr(networks, "tier", lambda asked=asked: asked)
+        trajectories.append(rollout(game, training.policy, 40, (0, 1)))
+    one, other = trajectories
+    assert torch.equal(one.action, other.action) and distance(one.probs, other.probs) < 1e-6
+    monkeypatch.setattr(networks, "tier", lambda: "fused")
+    with torch.no_grad():
+        for p in training.policy.parameters():
+            p.data.neg_().add_(0.3 * torch.arange(p.numel()).reshape(p.shape) / p.numel())
+    assert not torch.equal(rollout(game, training.policy, 40, (0, 1)).probs, one.probs)

@@ -20,7 +20,7 @@ from marl.mixing import MIXERS
 from marl.networks import clip_per_seed
 from marl.policy import Actor
 from marl.rollout import greedy
-from marl.types import Policy, Trajectory
+from marl.types import Act, Policy, Trajectory
 
 EXPLORATION = ("epsilon", "boltzmann")
 
@@ -95,6 +95,12 @@ class Explorer(nn.Module):
         legal = torch.ones_like(q) if mask is None else mask.to(q.dtype)
         best = torch.zeros_like(q).scatter(-1, q.argmax(-1, keepdim=True), 1.0)
         return (1 - self.level) * best + self.level * legal / legal.sum(-1, keepdim=True)
+
+    def acting(self, luck: Tensor) -> Act | None:
+        """As `marl.rollout.ActsAtOnce` says."""
+        if self.how.exploration == "boltzmann":
+            return self.net.acting(luck, max(self.level, 1e-6))
+        return self.net.acting(luck, epsilon=self.level)
 
 
 def values(net: Actor, obs: Tensor, mask: Tensor | None = None) -> Tensor:
