@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from envs.base import map_state
-from envs.noise import uniform
+from envs.noise import BITS, uniform
 from marl.types import Trajectory
 
 
@@ -40,14 +40,19 @@ def schedule(
 
 def shuffled(seeds: Sequence[int], rows: int, number: int, purpose: str, device: torch.device | str = "cpu") -> Tensor:
     """[S, rows] row numbers of each seed, in the order of pass `number`."""
-    return uniform(f"{purpose}/shuffle", list(seeds), number, (rows,), device=device).argsort(1)
+    return uniform(f"{purpose}/shuffle", list(seeds), number, (rows,), device=device).argsort(stable=True, dim=1)
 
 
 def orders(seeds: Sequence[int], rows: int, update: int, passes: int, pieces: int, purpose: str) -> Tensor:
     """[passes, S, rows] of a whole `schedule` of single steps: minibatch m of a pass is its m-th of `pieces` parts."""
     if pieces == 1:
         return torch.arange(rows).expand(passes, len(seeds), rows)
-    return torch.stack([shuffled(seeds, rows, update * passes + k, purpose) for k in range(passes)])
+    numbers = torch.arange(update * passes, (update + 1) * passes).repeat_interleave(len(seeds))
+    u = uniform(f"{purpose}/shuffle", list(seeds) * passes, numbers, (rows,))
+    # Sorting whole numbers that hold their own place is several times quicker than `argsort`, ties included.
+    keys = (u * 2.0**BITS).long() * rows + torch.arange(rows)
+    keys.numpy().sort(1)
+    return (keys % rows).unflatten(0, (passes, -1))
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class Greedy:
 
 
 def _surely(probs: Tensor) -> Tensor:
-    return torch.zeros_like(probs).scatter(-1, probs.argmax(-1, keepdim=True), 1.0)
+    return torch.zeros_like(probs).scatter(-1, probs.max(-1, keepdim=True).indices, 1.0)
 
 
 def greedy(policy: Policy) -> Policy:
