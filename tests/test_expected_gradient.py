@@ -46,6 +46,7 @@ class TableActor(nn.Module):
     """A policy with one logit a (time, place, agent, action)."""
 
     n_seeds = 1
+    memory = 0  # it looks at the present alone
 
     def __init__(self, game: TinyMdp, table: Tensor) -> None:
         super().__init__()
