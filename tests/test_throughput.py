@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import envs
-from benchmarks import throughput, timing
+from benchmarks import costs, throughput, timing
 
 
 def test_rules_of_every_game_are_timed_beside_mpe2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,8 +75,8 @@ def test_a_missing_peer_is_named() -> None:
 
 def test_exponent_is_the_power_laws() -> None:
     """c N^p comes back as p, whatever c; one size has none."""
-    assert throughput.exponent([4, 16, 256], [3 * n**1.5 for n in (4, 16, 256)]) == pytest.approx(1.5)
-    assert math.isnan(throughput.exponent([4], [1.0]))
+    assert costs.exponent([4, 16, 256], [3 * n**1.5 for n in (4, 16, 256)]) == pytest.approx(1.5)
+    assert math.isnan(costs.exponent([4], [1.0]))
 
 
 @pytest.mark.parametrize(
