@@ -23,7 +23,7 @@ LAYERS = (
 )
 FACE = {"envs", "envs.base", "envs.noise", "envs.parallel", "envs.external", "envs.check"}  # what marl may name of envs
 THIRD_PARTY = {"envs": {"torch", "numpy", "pettingzoo", "gymnasium"}, "marl": {"torch", "numpy", "pettingzoo"}}
-COMPILED = {"marl.fused", "marl.descent", "marl.acting"}  # the extra `fast`: numba at their top, and so loaded on use only
+COMPILED = {"marl.fused", "marl.descent", "marl.acting"}  # the extra `fast`: loaded on use only
 
 
 def imports(name: str, top_level_only: bool = False) -> set[str]:
