@@ -182,7 +182,7 @@ def _furnish(axes: Axes, daggers: dict[str, bool], left: bool) -> None:
     axes.tick_params(length=0, pad=2, labelleft=left)
     for tick in axes.get_yticklabels()[:-1]:
         tick.set_color(SPATIAL)
-    axes.set_xticks(range(len(YARDSTICKS)), [style.wrap(label(name), 11) for name in YARDSTICKS], fontsize=4.4)
+    axes.set_xticks(range(len(YARDSTICKS)), [style.wrap(label(name), 10) for name in YARDSTICKS], fontsize=4.4)
     above = axes.secondary_xaxis("top")
     above.set_xticks(range(len(WHEN)), [style.wrap(name, 9) for name in WHEN], fontsize=5.2, color=TEMPORAL)
     above.tick_params(length=0, pad=1)

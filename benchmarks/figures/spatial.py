@@ -23,7 +23,7 @@ SHOWN = (
     "Shapley + return",
     "Dr.ReinforceR",
     "COMA",
-    "VDN credit",
+    "D++ on episodes",
     "IQL on difference",
     "QMIX",
 )
