@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -23,6 +25,7 @@ from marl.experiment import Method
 from marl.results import cell_id
 
 OptionsT = TypeVar("OptionsT")
+GRACE = 10.0  # seconds between Ctrl-C and the end, at most
 
 
 @dataclass(frozen=True)
@@ -241,11 +244,45 @@ def run_main(
     return guarded(act)
 
 
+_said = threading.Event()  # that we stop: once
+
+
+def _say_stopped() -> None:
+    if not _said.is_set():
+        _said.set()
+        kept = "finished cells are kept, others up to their last checkpoint"
+        print(f"\nstopped; {kept}: run the same command again to go on", file=sys.stderr, flush=True)
+
+
+def _end_on_interrupt() -> None:
+    """As a command, leave GRACE seconds after Ctrl-C at the latest: a library may wait for workers that heed no Ctrl-C.
+
+    Those end with us (`engine._end_with`).
+    """
+    command = getattr(sys.modules["__main__"], "__spec__", None)
+    if command is None or not command.name.startswith("benchmarks"):
+        return
+
+    def leave() -> None:
+        _say_stopped()
+        os._exit(130)
+
+    def interrupted(signum: int, frame: object) -> None:
+        timer = threading.Timer(GRACE, leave)
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
+
+
 def guarded(act: Callable[[], object]) -> int:
     """0; 2 for input that cannot be or a disk that takes nothing; 1 where cells are lost; 130 when stopped.
 
     Each with one sentence (a lost cell each has one) on stderr, never a traceback.
     """
+    _said.clear()
+    _end_on_interrupt()
     try:
         act()
     except Lost as lost:
@@ -257,7 +294,6 @@ def guarded(act: Callable[[], object]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "finished cells are kept, others up to their last checkpoint"
-        print(f"\nstopped; {kept}: run the same command again to go on", file=sys.stderr)
+        _say_stopped()
         return 130
     return 0

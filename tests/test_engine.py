@@ -292,3 +292,31 @@ def test_the_plan_knows_the_device() -> None:
     """It is part of a cell's configuration."""
     (cell,) = plan(QUESTION, Options(env="credit/matrix_game-v0", methods=("team + return",)))
     assert cell.config["device"] == "cpu"
+
+
+HANGING = """
+import sys, time, types
+from benchmarks import asking
+
+def act():
+    print("running", flush=True)
+    while True:
+        try:
+            time.sleep(100)
+        except KeyboardInterrupt:
+            pass
+
+asking.GRACE = 0.5
+sys.modules["__main__"].__spec__ = types.SimpleNamespace(name="benchmarks.compare")
+sys.exit(asking.guarded(act))
+"""
+
+
+def test_ctrl_c_ends_even_where_a_library_hangs() -> None:
+    """Whatever still waits after the time of grace is left behind: exit 130 and the sentence, once."""
+    command = [sys.executable, "-c", HANGING]
+    process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.count("run the same command again to go on") == 1
