@@ -262,6 +262,8 @@ def _end_on_interrupt() -> None:
     command = getattr(sys.modules["__main__"], "__spec__", None)
     if command is None or not command.name.startswith("benchmarks"):
         return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts jobs in the background: so be it
+        return
 
     def leave() -> None:
         _say_stopped()

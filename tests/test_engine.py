@@ -193,6 +193,11 @@ def test_a_lost_cell_is_an_error_after_table_and_figures(
     assert main(QUESTION, command) == 0 and len(results.configs(tmp_path / "res")) == 3
 
 
+def heed_interrupts() -> None:
+    """In a new process: tests may themselves run in the background, where shells have SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     """SIGINT to the whole group, as a terminal sends it: exit 130, one sentence, no traceback, no worker left."""
     command = [sys.executable, "-m", "benchmarks.compare", *SMALL[:4], "--steps", "3000000", *FEW, "--workers", "2"]
@@ -204,6 +209,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 120
     while not list(folder.glob("*.checkpoint.pt")):
@@ -315,7 +321,8 @@ sys.exit(asking.guarded(act))
 def test_ctrl_c_ends_even_where_a_library_hangs() -> None:
     """Whatever still waits after the time of grace is left behind: exit 130 and the sentence, once."""
     command = [sys.executable, "-c", HANGING]
-    process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=ENV, text=True, preexec_fn=heed_interrupts, **pipes)
     assert process.stdout is not None and process.stdout.readline() == "running\n"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
