@@ -191,13 +191,13 @@ def test_the_buffer_is_a_ring() -> None:
     for k in range(2):
         tau = rollout(game, None, 4, SEEDS, first_episode=4 * k)
         training._keep(memory_of(game, tau, torch.full((3, 8, 2), float(k)), 2))
-        drawn = training._draw(k)
+        drawn = training._drawn(training._choice(k)[0])
         assert set(drawn.signal.unique().tolist()) <= set(range(k + 1))
     assert training.buffer is not None
     assert training.buffer.signal[0, 0, :, 0].tolist() == [1, 1, 0, 0, 1, 1]
     early = QTraining(QLearning(episodes=4, capacity=6, batch=64), game, SEEDS)
     early._keep(memory_of(game, tau, torch.ones(3, 8, 2), 2))
-    assert early._draw(0).signal.min() == 1  # the empty places are never drawn
+    assert early._drawn(early._choice(0)[0]).signal.min() == 1  # the empty places are never drawn
 
 
 @pytest.mark.parametrize("mixer", ["none", *MIXERS])

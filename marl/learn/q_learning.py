@@ -17,7 +17,7 @@ from envs.base import Env, HasActionMask, HasTimeLimit, flatten
 from envs.noise import uniform
 from marl.critic import mean_over_live
 from marl.mixing import MIXERS
-from marl.networks import clip_per_seed
+from marl.networks import clip_per_seed, fused_for
 from marl.policy import Actor
 from marl.rollout import greedy
 from marl.types import Act, Policy, Trajectory
@@ -113,7 +113,7 @@ class Memory(NamedTuple):
     """Episodes of a buffer, [T, S, K, ...]; what a step leads to stands one later: obs, view and mask have T + 1."""
 
     obs: Tensor  # [T+1, S, K, N, O]
-    view: Tensor  # [T+1, S, K, C]
+    view: Tensor  # [T+1, S, K, C]; of size 0 where no mixer reads it
     mask: Tensor  # [T+1, S, K, N, A] bool; of size 0 where all actions are legal
     action: Tensor  # [T, S, K, N]
     signal: Tensor  # [T, S, K] or [T, S, K, N]
@@ -121,10 +121,9 @@ class Memory(NamedTuple):
     alive: Tensor  # [T, S, K] bool
 
 
-def memory_of(game: Env[Any], trajectory: Trajectory, signal: Tensor, n_seeds: int) -> Memory:
-    """What is kept of a batch of episodes."""
+def memory_of(game: Env[Any], trajectory: Trajectory, signal: Tensor, n_seeds: int, viewed: bool = True) -> Memory:
+    """What is kept of a batch of episodes; what a central critic sees only where someone looks at it (`viewed`)."""
     T, B = trajectory.reward.shape
-    views = game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
     last = trajectory.done.clone()
     last[-1] = True
     closing = last & trajectory.alive
@@ -137,12 +136,16 @@ def memory_of(game: Env[Any], trajectory: Trajectory, signal: Tensor, n_seeds: i
         out[1:] = torch.where(where, final, out[1:])
         return out
 
+    view = trajectory.obs.new_zeros((T + 1, B, 0))
+    if viewed:
+        views = game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
+        view = following(views, game.critic_view(trajectory.final))
     mask = trajectory.obs.new_zeros((T + 1, B, 0), dtype=torch.bool)
     if trajectory.mask is not None and isinstance(game, HasActionMask):
         mask = following(trajectory.mask, game.action_mask(trajectory.final))
     kept = Memory(
         following(trajectory.obs, game.observe(trajectory.final)),
-        following(views, game.critic_view(trajectory.final)),
+        view,
         mask,
         trajectory.action,
         signal,
@@ -165,6 +168,7 @@ class QTraining:
         self.policy = Explorer(self.net, how)
         self.buffer: Memory | None = None
         self.seen = 0  # episodes a seed
+        self.viewed = how.mixer not in ("none", "vdn")  # does anyone read what a central critic sees?
 
     @property
     def evaluated(self) -> Policy:
@@ -173,13 +177,15 @@ class QTraining:
 
     def update(self, trajectory: Trajectory, signal: Tensor, update: int, done: float) -> None:
         """Keep the episodes, take the gradient steps, renew the copies, cool down."""
-        self._keep(memory_of(self.game, trajectory, signal, len(self.seeds)))
-        for k in range(self.how.steps):
-            self.optimizer.zero_grad(set_to_none=True)
-            self.loss(self._draw(update * self.how.steps + k)).sum().backward()
-            if self.how.max_grad_norm is not None:
-                clip_per_seed(self.parameters, len(self.seeds), self.how.max_grad_norm)
-            self.optimizer.step()
+        self._keep(memory_of(self.game, trajectory, signal, len(self.seeds), self.viewed))
+        which = self._choice(update)
+        if not self._descended(which):
+            for some in which:
+                self.optimizer.zero_grad(set_to_none=True)
+                self.loss(self._drawn(some)).sum().backward()
+                if self.how.max_grad_norm is not None:
+                    clip_per_seed(self.parameters, len(self.seeds), self.how.max_grad_norm)
+                self.optimizer.step()
         if (update + 1) % self.how.target == 0:
             self.old_net.load_state_dict(self.net.state_dict())
             if self.mixer is not None and self.old_mixer is not None:
@@ -242,16 +248,38 @@ class QTraining:
         count, room = new.action.shape[2], self.how.capacity
         if self.buffer is None:
             self.buffer = Memory(*(x.new_zeros((*x.shape[:2], room, *x.shape[3:])) for x in new))
-        place = (self.seen + torch.arange(count, device=new.action.device)) % room
-        for kept, fresh in zip(self.buffer, new, strict=True):
-            kept[:, :, place] = fresh
+        done = max(0, count - room)  # who would be written over at once
+        while done < count:
+            place = (self.seen + done) % room
+            many = min(count - done, room - place)
+            for kept, fresh in zip(self.buffer, new, strict=True):
+                kept[:, :, place : place + many] = fresh[:, :, done : done + many]
+            done += many
         self.seen += count
 
-    def _draw(self, index: int) -> Memory:
-        """`batch` episodes a seed, with replacement; seed k's choice never depends on which seeds train beside it."""
+    def _choice(self, update: int) -> Tensor:
+        """[steps, S, batch] episodes, with replacement; seed k's never depend on which seeds train beside it."""
         assert self.buffer is not None
-        device = self.buffer.action.device
-        u = uniform("q/draw", list(self.seeds), index, (self.how.batch,), device=device)
-        which = (u * min(self.seen, self.how.capacity)).long()
-        rows = (which + torch.arange(len(self.seeds), device=device)[:, None] * self.how.capacity).flatten()
+        steps, S, device = self.how.steps, len(self.seeds), self.buffer.action.device
+        numbers = torch.arange(update * steps, (update + 1) * steps).repeat_interleave(S)
+        u = uniform("q/draw", list(self.seeds) * steps, numbers, (self.how.batch,), device=device)
+        return (u * min(self.seen, self.how.capacity)).long().unflatten(0, (steps, S))
+
+    def _drawn(self, which: Tensor) -> Memory:
+        """The episodes `which` [S, M] as rows [T, S * M, ...]."""
+        assert self.buffer is not None
+        rows = (which + torch.arange(len(which), device=which.device)[:, None] * self.how.capacity).flatten()
         return Memory(*(x.flatten(1, 2).index_select(1, rows) for x in self.buffer))
+
+    def _descended(self, which: Tensor) -> bool:
+        """Take all gradient steps in one call, where the fused tier can (`marl.q_descent`); False where it cannot."""
+        how, buffer = self.how, self.buffer
+        assert buffer is not None
+        if self.viewed or fused_for(buffer.obs) is None or buffer.signal.dtype != torch.float32:
+            return False
+        from marl.q_descent import q_descend  # on use: compiled code takes its time to load
+
+        net, old, mixed = self.net.net, self.old_net.net, self.mixer is not None
+        about = (mixed, how.double, how.gamma, how.max_grad_norm)
+        q_descend(net.layers, old.layers, net.activation, self.optimizer, buffer, which, *about)
+        return True
