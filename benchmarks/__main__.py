@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-TOOLS = ("asking", "cli", "engine", "methods", "report", "sweep", "timing", "trial")
+TOOLS = ("asking", "cli", "engine", "forecast", "methods", "report", "sweep", "timing", "trial")
 
 
 def questions() -> dict[str, str]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -154,7 +155,7 @@ def work_through(
     """
     todo = sorted(todo, key=lambda cell: -seconds[cell_id(cell.config)])
     workers, total = engine.at_once(len(todo)), sum(seconds.values())
-    told = clock(max(total / workers, max(seconds.values())))
+    told = clock(makespan(list(seconds.values()), workers))
     print(f"  estimate: {told} with {workers} cells side by side\n", flush=True)
     progress = Progress(total, len(todo))
 
@@ -165,6 +166,14 @@ def work_through(
         side_by_side(todo, work, engine, folder, done)
     finally:
         progress.close()
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """Wall-clock of so many workers, where whoever is free takes the longest cell that waits (Graham 1969)."""
+    busy = [0.0] * workers
+    for duration in sorted(seconds, reverse=True):
+        heapreplace(busy, busy[0] + duration)
+    return max(busy)
 
 
 def clock(seconds: float) -> str:

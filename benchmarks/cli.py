@@ -27,9 +27,11 @@ from benchmarks.asking import (
 )
 from benchmarks.engine import Lost
 from benchmarks.figures import style
+from benchmarks.forecast import compile_once, estimate
 from benchmarks.methods import METHODS
 from benchmarks.plot import UsageError, parse, redraw, remember
-from benchmarks.sweep import Cell, estimate, missing, run_cell
+from benchmarks.sweep import Cell, missing, run_cell
+from benchmarks.tune import tuned_by
 from envs.base import MayRefuseBranches
 from marl import tensorboard
 from marl.checkpoint import EVERY, forget
@@ -53,6 +55,9 @@ class Options(Common):
 
     steps: int | None = None
     """environment steps per seed, counted as whole episodes (default: the question's own)"""
+    tuned: str | None = None
+    """FILE of a search that benchmarks.tune stored (or walking_robot, the one that comes with the package): the best
+    settings it found take the place of the methods' own"""
     checkpoint: float = EVERY
     """seconds between two checkpoints of a cell that is under way"""
     tensorboard: Path | None = None
@@ -127,6 +132,10 @@ def plan(question: Question, options: Options) -> list[Cell]:
         tensorboard.check()
     chosen = chosen_methods(options, question.catalogue)
     names = chosen or list((options.quick and question.quick_methods) or question.methods)
+    search, tuned = ("", {}) if options.tuned is None else tuned_by(options.tuned)
+    if tuned and not any(name in tuned for name in names):
+        raise UsageError(f"--tuned {options.tuned} has settings of none of these methods; it has {', '.join(tuned)}")
+    catalogue = question.catalogue | tuned
     asked = chosen_game(options)
     settings = question.settings(options.quick) if asked is None else [asked]
     cells = []
@@ -141,7 +150,8 @@ def plan(question: Question, options: Options) -> list[Cell]:
         evaluation = OUTSIDE_EVALUATION if outside else EVALUATION
         mine = [m for m in names if chosen or not question.too_much(game, knobs, m)]
         shared = (seeds, steps, options.threads, evaluation, budget, options.device, min(seeds, question.judges))
-        cells += [Cell(question.name, game, knobs, m, *shared, question.catalogue) for m in mine]
+        found = {m: search if m in tuned else "" for m in mine}
+        cells += [Cell(question.name, game, knobs, m, *shared, catalogue, by) for m, by in found.items()]
     if not chosen:
         return _fitting(cells)
     for cell in cells:
@@ -171,6 +181,11 @@ def _print_plan(question: Question, cells: list[Cell], todo: list[Cell], folder:
     print(f"  games:    {'; '.join(_about(c) for c in settings.values())}")
     print(f"  methods:  {'; '.join(methods)}")
     print(f"  budget:   {seeds} seeds x {span} environment steps = {'-'.join(map(str, updates))} updates a cell")
+    if any(c.tuned for c in cells):
+        mine = list(dict.fromkeys(c.method for c in cells if c.tuned))
+        print(
+            f"  tuned:    {len(mine)} of {len(methods)} methods have settings of search {max(c.tuned for c in cells)}"
+        )
     print(f"  networks: the {tier()} tier on CPUs")
     print(f"  on disk:  {len(cells) - len(todo)} cells done, {len(todo)} to run, in {folder}")
 
@@ -185,6 +200,8 @@ def _run(todo: list[Cell], folder: Path, options: Options) -> Lost | None:
     work = partial(run_cell, folder=folder.resolve(), tensorboard=options.tensorboard, every=options.checkpoint)
     for cell in todo if options.force else []:
         forget(folder, cell.config)
+    if engine.kind == "local":
+        compile_once(todo, lambda line: print(f"  {line}", flush=True))
     try:
         work_through(todo, work, estimate(todo, engine), engine, folder)
     except Lost as lost:

@@ -25,8 +25,10 @@ import torch
 
 import marl
 from benchmarks.asking import Common, check_counts, chosen_game, chosen_methods, machines, run_main, work_through
+from benchmarks.engine import Engine, answers
+from benchmarks.forecast import BESIDE, seconds_of
 from benchmarks.methods import METHODS, rank
-from benchmarks.sweep import Cell, estimate, game_knobs, missing
+from benchmarks.sweep import game_knobs, missing
 from marl import results, statistics
 from marl.experiment import Experiment, Method, run
 from marl.learn.policy_gradient import PolicyGradient
@@ -36,6 +38,7 @@ SEEDS = 2_000_000  # the first seed of a search: reported ones begin at 0, polic
 EVALUATION = (1, 1, 128)  # points, episodes at each, episodes at the end: only the end counts
 QUESTION = "tune"
 PROGRAM = "python -m benchmarks.tune"
+STORED = Path(__file__).with_name("tuned")  # searches that come with the package, NAME.json each
 FORMAT = 1
 GAME = ("credit/walking_robot-v0", {"n_agents": 6, "horizon": 60, "window": 12, "delay": 24})
 ASKED = ("team + return", "difference + return", "COMA")
@@ -311,7 +314,7 @@ def answer(options: Options) -> None:
     most = budget["trials"] + budget["rounds"] * budget["extra"]
     print(f"tune: {game} {_words(knobs)}; {len(names)} methods x {budget['trials']} to {most} trials each")
     print(f"  seeds {SEEDS:,} to {SEEDS + budget['seeds'] - 1:,} x {budget['steps']:,} environment steps, in {folder}")
-    seconds = _seconds(searches, make, folder)
+    seconds = _seconds(searches, make, folder, machines(options))
     for k in range(budget["rounds"] + 1):
         if k:
             for search in searches:  # all of them: equal budgets
@@ -332,15 +335,18 @@ def _begin(name: str, default: Trial, trials: int) -> Search:
     return Search(name, where, where, centre, points, [])
 
 
-def _seconds(searches: Sequence[Search], make: partial[Trial], folder: Path) -> dict[str, float]:
+def _seconds(searches: Sequence[Search], make: partial[Trial], folder: Path, engine: Engine) -> dict[str, float]:
     """What a trial of each method takes, about; methods with nothing left to do in the first round are not timed."""
-    out = {}
-    for search in searches:
-        first = [make(search.method, search.where.named(point)) for point in search.points]
-        t = first[0]
-        cell = Cell(QUESTION, t.game, t.knobs, t.method, t.seeds, t.steps, threads=t.threads, evaluation=EVALUATION)
-        out[search.method] = estimate([cell]).popitem()[1] if missing(first, folder, False) else 1.0
-    return out
+    first = {s.method: [make(s.method, s.where.named(point)) for point in s.points] for s in searches}
+    asked = [trials[0] for trials in first.values() if missing(trials, folder, False)]
+    times = zip(asked, answers(asked, calibrate, engine), strict=True)
+    return dict.fromkeys(first, 1.0) | {trial.method: found for trial, found in times if not math.isnan(found)}
+
+
+def calibrate(trial: Trial) -> float:
+    """Seconds that this trial takes on this machine now."""
+    torch.set_num_threads(trial.threads)
+    return BESIDE + seconds_of(trial.experiment)
 
 
 def _try(
@@ -388,7 +394,7 @@ def _store(folder: Path, searches: Sequence[Search], make: partial[Trial], budge
     name = results.cell_id({**about, "methods": list(methods)})
     path = folder / results.FIGURES / f"tuned-{name}.json"  # the one folder that may lie beside cells
     path.parent.mkdir(exist_ok=True)
-    stored = {"format": FORMAT, **about, "methods": methods, "provenance": results.provenance()}
+    stored = {"format": FORMAT, "search": name, **about, "methods": methods, "provenance": results.provenance()}
     results.write_file(path, (json.dumps(stored, indent=1, allow_nan=False) + "\n").encode())
     return path
 
@@ -396,21 +402,30 @@ def _store(folder: Path, searches: Sequence[Search], make: partial[Trial], budge
 def tuned(path: str | Path) -> dict[str, Method]:
     """{legend name: the METHODS entry with the best values of a stored search}: `METHODS | tuned(path)`.
 
+    path: a file that a search stored, or the name of one that comes with the package (STORED).
     Raises TuneError: no such search, another format, or a METHODS entry that has changed since.
     """
+    return tuned_by(path)[1]
+
+
+def tuned_by(path: str | Path) -> tuple[str, dict[str, Method]]:
+    """(what a search is called, its methods as of `tuned`)."""
+    own = STORED / f"{path}.json"
+    file = own if own.is_file() and not Path(path).exists() else Path(path)
     try:
-        stored = json.loads(Path(path).read_bytes())
+        stored = json.loads(file.read_bytes())
         version, methods = stored["format"], stored["methods"]
+        name = str(stored["search"]) if version == FORMAT else ""
     except (OSError, ValueError, KeyError, TypeError):
         raise TuneError(f"{path} is not a search that {PROGRAM} stored") from None
     if version != FORMAT:
         raise TuneError(f"{path} is of format {version!r}, this program reads format {FORMAT}; search again")
     out = {}
-    for name, record in methods.items():
-        if name not in METHODS or base(METHODS[name]) != record["base"]:
-            raise TuneError(f"{name} has changed in METHODS since {path} was stored; search again")
-        out[name] = apply(METHODS[name], record["best"]["settings"])
-    return out
+    for method, record in methods.items():
+        if method not in METHODS or base(METHODS[method]) != record["base"]:
+            raise TuneError(f"{method} has changed in METHODS since {path} was stored; search again")
+        out[method] = apply(METHODS[method], record["best"]["settings"])
+    return name, out
 
 
 def table(searches: Sequence[Search]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from test_figures import check_text
 
 import marl
-from benchmarks import cli, figures, spacetime, sweep
+from benchmarks import cli, figures, forecast, spacetime
 from benchmarks.figures import spacetime as figure
 from benchmarks.methods import METHODS
 from marl.credit.base import ChainError, operator_class
@@ -103,8 +103,8 @@ def test_many_cells_are_estimated_from_few(monkeypatch: pytest.MonkeyPatch) -> N
         asked.extend(cells)
         return [methods[c.method] * games[c.game] for c in cells]
 
-    monkeypatch.setattr(sweep, "answers", answers)
-    found = sweep.estimate(cells)
+    monkeypatch.setattr(forecast, "answers", answers)
+    found = forecast.estimate(cells)
     for c in cells:
         assert found[cell_id(c.config)] == pytest.approx(methods[c.method] * games[c.game])
     assert len(asked) < 0.5 * len(cells) and len({c.method for c in asked}) == len(methods)

@@ -143,10 +143,20 @@ def small_print(data: Data, note: str) -> str:
         parts.append(f"{_range(seeds)} seed{'s' if seeds != [1] else ''}")
     if steps:
         parts.append(f"{_range(steps)} environment steps per seed")
-    parts += [note.rstrip("."), _versions(data.configs)]
+    parts += [note.rstrip("."), _tuned(data.configs), _versions(data.configs)]
     if any(config["method"]["privileged"] for config in data.configs):
         parts.append(f"{DAGGER}\N{NO-BREAK SPACE}privileged: uses a simulator, hidden state or a known safe action")
     return ". ".join(part for part in parts if part) + "."
+
+
+def _tuned(configs: Sequence[dict[str, Any]]) -> str:
+    """How many methods do not have their own settings, and whose they have; empty where all do."""
+    searches = sorted({config["tuned"] for config in configs if "tuned" in config})
+    if not searches:
+        return ""
+    every, mine = ({c["method"]["name"] for c in configs if "tuned" in c or not only} for only in (False, True))
+    whose = f"{len(mine)} of {len(every)} methods" if mine != every else "All methods" if len(every) > 1 else "Method"
+    return f"{whose} with tuned settings (search {', '.join(searches)})"
 
 
 def settings(data: Data) -> list[tuple[str, str, str]]:
