@@ -17,31 +17,51 @@ from numba.core import types
 from torch import Tensor
 
 from marl import fused
-from marl.fused import BLOCK, SLOPES, UNITS, WIDTH, _down, _high, _inner, _read, _row, _share, _up, _write
+from marl.fused import BLOCK, SLOPES, UNITS, WIDTH, _down, _high, _inner, _read, _share, _up, _write
+from marl.objective import NEVER, slopes
 
 POLICY, SQUARES = 0, 1
 
 
 @_inner
-def _block(work, at, aim, old, action, legal, alive, rows, picked, unit, kind, A, entropy, clip):
-    """Slopes of the loss at the outputs of the picked rows, into their place in the workspace."""
-    wide = at[WIDTH, -1]
-    for r in range(_high(rows)):
-        z = work[at[UNITS, -1] + r * wide :][:A]
-        dz = work[at[SLOPES, -1] + r * wide :][:A]
-        k = picked[min(r, rows - 1)]
-        weight = unit if r < rows and alive[k] else np.float32(0)
-        if kind == POLICY:
-            _row(z, dz, action[k], aim[0, k], old[0, k], weight, legal[:, k], entropy, clip)
-        else:
-            for a in range(A):
-                gap = z[a] - aim[a, k]
-                if clip >= 0:
-                    moved = z[a] - old[a, k]
-                    kept = old[a, k] + min(max(moved, -clip), clip) - aim[a, k]
-                    if kept * kept > gap * gap:
-                        gap = kept if abs(moved) < clip else np.float32(0)
-                dz[a] = weight * 2 * gap
+def _see(work, start, width, x, picked):
+    """The picked rows of x [R,in] into the workspace; the last again up to a multiple of HIGH."""
+    features = x.shape[1]
+    for r in range(_high(len(picked))):
+        k, at = picked[min(r, len(picked) - 1)], start + r * width
+        for i in range(features):
+            work[at + i] = x[k, i]
+
+
+@_inner
+def _follow(z, dz, wide, A, aim, old, action, legal, alive, picked, unit, entropy, clip, scratch, taken):
+    """Slopes of a policy's loss at its outputs z for the picked rows; scratch [8, BLOCK], taken [BLOCK]."""
+    credit, before, weight = scratch[5], scratch[6], scratch[7]
+    rows = _high(len(picked))
+    for r in range(rows):
+        k = picked[min(r, len(picked) - 1)]
+        weight[r] = unit if r < len(picked) and alive[k] else np.float32(0)
+        credit[r], before[r], taken[r] = aim[0, k], old[0, k], action[k]
+        for a in range(len(legal)):
+            if not legal[a, k]:
+                z[r * wide + a] = NEVER
+    slopes(z, dz, rows, wide, A, taken, credit, before, weight, scratch, entropy, clip)
+
+
+@_inner
+def _approach(z, dz, wide, A, aim, old, alive, picked, unit, clip):
+    """Slopes of squared errors at the outputs z of the picked rows."""
+    for r in range(_high(len(picked))):
+        k = picked[min(r, len(picked) - 1)]
+        weight = unit if r < len(picked) and alive[k] else np.float32(0)
+        for a in range(A):
+            gap = z[r * wide + a] - aim[a, k]
+            if clip >= 0:
+                moved = z[r * wide + a] - old[a, k]
+                kept = old[a, k] + min(max(moved, -clip), clip) - aim[a, k]
+                if kept * kept > gap * gap:
+                    gap = kept if abs(moved) < clip else np.float32(0)
+            dz[r * wide + a] = weight * 2 * gap
 
 
 @_inner
@@ -81,20 +101,22 @@ def _steps(
                 s, c = p // C, p % C
                 _read(work, at, sizes, parameters[p])
                 first, end = _share(R, part, parts)
-                while first < end:
-                    rows = min(BLOCK, end - first)
-                    some = picked[s, first : first + rows]
-                    for r in range(_high(rows)):
-                        k = some[min(r, rows - 1)]
-                        for i in range(sizes[0]):
-                            work[at[UNITS, 0] + r * at[WIDTH, 0] + i] = x[s, c, i, k]
-                    _up(work, at, sizes, _high(rows), code)
-                    _block(
-                        work, at, aim[s, c], old[s, c], action[s, c], legal[s, c], alive[s, c],
-                        rows, some, unit[s], kind, sizes[-1], entropy, clip,
-                    )  # fmt: skip
-                    _down(work, at, sizes, _high(rows), code, False)
-                    first += rows
+                scratch, taken = np.empty((8, BLOCK), np.float32), np.empty(BLOCK, np.int64)
+                for begun in range(first, end, BLOCK):
+                    some = picked[s, begun : min(begun + BLOCK, end)]
+                    rows, wide = _high(len(some)), at[WIDTH, -1]
+                    _see(work, at[UNITS, 0], at[WIDTH, 0], x[s, c], some)
+                    _up(work, at, sizes, rows, code)
+                    z = work[at[UNITS, -1] : at[UNITS, -1] + rows * wide]
+                    dz = work[at[SLOPES, -1] : at[SLOPES, -1] + rows * wide]
+                    if kind == POLICY:
+                        _follow(
+                            z, dz, wide, sizes[-1], aim[s, c], old[s, c], action[s, c], legal[s, c], alive[s, c],
+                            some, unit[s], entropy, clip, scratch, taken,
+                        )  # fmt: skip
+                    else:
+                        _approach(z, dz, wide, sizes[-1], aim[s, c], old[s, c], alive[s, c], some, unit[s], clip)
+                    _down(work, at, sizes, rows, code, False)
                 _write(work, at, sizes, gradients[p, part])
         t = rates[4] + step + 1
         rate, lift = lr / (1 - beta1**t), np.sqrt(1 - beta2**t)
@@ -115,7 +137,7 @@ def _steps(
 _F, _I, _B = types.float32, types.int64, types.boolean
 _2, _4 = _F[:, ::1], _F[:, :, :, :]
 fused.SIGNATURES[_steps] = types.void(
-    *(_4, _2, _I[::1], _I[:, ::1], _2, _I),  # x, parameters, plan, activation
+    *(_F[:, :, :, ::1], _2, _I[::1], _I[:, ::1], _2, _I),  # x [S,C,R,in], parameters, plan, activation
     *(_I[:, :, ::1], _I, _I, _I),  # order, pieces, each, kind
     *(_4, _4, _I[:, :, :], _B[:, :, :, :], _B[:, :, :]),  # aim, old, action, legal, alive
     *(_F, _F, _F, types.float64[::1], _2, _2, _F[:, :, ::1]),  # entropy, clip, norm, rates, Adam's memory, gradients
@@ -160,7 +182,7 @@ def descend(
     rates = torch.tensor([group["lr"], *group["betas"], group["eps"], float(memory[0]["step"])], dtype=torch.float64)
     parts = fused.parts_of(R // pieces)
     fused.run(
-        *(_steps, S * C * parts, x.transpose(2, 3).contiguous().transpose(2, 3), parameters, plan),
+        *(_steps, S * C * parts, x.transpose(2, 3).contiguous(), parameters, plan),
         *(fused.CODES[activation], order.contiguous(), pieces, R // cells, SQUARES if action is None else POLICY),
         *(aim, aim if old is None else old),
         torch.zeros(S, C, 1, dtype=torch.int64).expand(S, C, R) if action is None else action,

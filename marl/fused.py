@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -24,27 +26,29 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-BLOCK = 64  # rows that go through all layers together
-LANES = 16  # numbers in a vector register, and what widths are padded to
+from marl.objective import BLOCK as BLOCK
+from marl.objective import LANES, NEVER, slopes
+
+REGISTER = 16  # numbers in a vector register
 HIGH = 4  # rows of a tile
 WIDE = 4 if binding.get_host_cpu_features().get("avx512f") else 1  # registers that a row of a tile fills
 CODES = {"relu": 0, "tanh": 1}
 
 
-def _tile_of(width: int) -> Any:
+def _tile_of(width: int, lanes: int = REGISTER) -> Any:
     """The kernel for `width` registers a row: written in LLVM's own terms, for the sums must stay in registers."""
 
     @intrinsic
     def tile(typingctx, work, c, c_row, z, z_row, a, a_row, a_col, b, b_row, depth):
-        """C[m, n] = Z[m, n] + sum_k A[m, k] B[k, n], all of them inside `work`: m < 4, n < 16 width, k < depth."""
+        """C[m, n] = Z[m, n] + sum_k A[m, k] B[k, n], all of them inside `work`: m < 4, n < width lanes, k < depth."""
 
         def codegen(context, builder, signature, args):
             array, *rest = args
             c, c_row, z, z_row, a, a_row, a_col, b, b_row, depth = rest
             data = context.make_array(signature.args[0])(context, builder, array).data
-            vector = ir.VectorType(ir.FloatType(), LANES)
+            vector = ir.VectorType(ir.FloatType(), lanes)
             kind = ir.FunctionType(vector, [vector] * 3)
-            fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+            fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{lanes}f32")
 
             def place(start, row, m, col=None, n=0):
                 offset = builder.add(start, builder.mul(row, ir.Constant(row.type, m)))
@@ -62,23 +66,23 @@ def _tile_of(width: int) -> Any:
             cells = [(m, v) for m in range(HIGH) for v in range(width)]
             sums = {cell: cgutils.alloca_once(builder, vector) for cell in cells}
             for m, v in cells:
-                builder.store(load(place(z, z_row, m, n=v * LANES)), sums[m, v])
+                builder.store(load(place(z, z_row, m, n=v * lanes)), sums[m, v])
             with cgutils.for_range(builder, depth) as loop:
                 below = builder.add(b, builder.mul(loop.index, b_row))
                 row = [
-                    load(builder.gep(data, [builder.add(below, ir.Constant(b.type, v * LANES))])) for v in range(width)
+                    load(builder.gep(data, [builder.add(below, ir.Constant(b.type, v * lanes))])) for v in range(width)
                 ]
                 across = builder.mul(loop.index, a_col)
                 for m in range(HIGH):
                     one = builder.insert_element(
                         ir.Constant(vector, ir.Undefined), builder.load(place(a, a_row, m, across)), ir.IntType(32)(0)
                     )
-                    same = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+                    same = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
                     spread = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), same)
                     for v in range(width):
                         builder.store(builder.call(fma, [spread, row[v], builder.load(sums[m, v])]), sums[m, v])
             for m, v in cells:
-                builder.store(builder.load(sums[m, v]), vectors(place(c, c_row, m, n=v * LANES))).align = 4
+                builder.store(builder.load(sums[m, v]), vectors(place(c, c_row, m, n=v * lanes))).align = 4
             return context.get_dummy_value()
 
         return types.void(work, *[types.int64] * 10), codegen
@@ -86,7 +90,7 @@ def _tile_of(width: int) -> Any:
     return tile
 
 
-_tile4, _tile2, _tile1 = _tile_of(4), _tile_of(2), _tile_of(1)
+_tile4, _tile2, _tile1, _tile_half = _tile_of(4), _tile_of(2), _tile_of(1), _tile_of(1, LANES)
 _inner = numba.njit(fastmath=True, error_model="numpy", inline="never")
 
 
@@ -98,16 +102,19 @@ def _product(work, rows, width, depth, c, c_row, z, z_row, a, a_row, a_col, b, b
     """
     n = 0
     while n < width:
-        wide = 1 if WIDE == 1 or width - n < 2 * LANES else 2 if width - n < 4 * LANES else 4
+        left = (width - n) // REGISTER
+        wide = min(left, 1) if WIDE == 1 or left < 2 else 2 if left < 4 else 4
         for m in range(0, rows, HIGH):
             cm, zm, am = c + m * c_row + n, z + m * z_row + n, a + m * a_row
             if wide == 4:
                 _tile4(work, cm, c_row, zm, z_row, am, a_row, a_col, b + n, b_row, depth)
             elif wide == 2:
                 _tile2(work, cm, c_row, zm, z_row, am, a_row, a_col, b + n, b_row, depth)
-            else:
+            elif wide == 1:
                 _tile1(work, cm, c_row, zm, z_row, am, a_row, a_col, b + n, b_row, depth)
-        n += wide * LANES
+            else:
+                _tile_half(work, cm, c_row, zm, z_row, am, a_row, a_col, b + n, b_row, depth)
+        n += max(LANES, wide * REGISTER)
 
 
 def _pad(size: int) -> int:
@@ -317,39 +324,6 @@ def _gradients(x, parameters, sizes, at, space, code, dy, dx, gradients):
             _write(work, at, sizes, gradients[p // groups, task % (groups * parts)])
 
 
-@_inner
-def _row(z, dz, action, credit, old, weight, legal, entropy, clip):
-    """The objective of one action, and -weight times its slopes: z logits [A], legal [A] or [0]."""
-    A = len(z)
-    top = np.float32(-np.inf)
-    for a in range(A):
-        if not len(legal) or legal[a]:
-            top = max(top, z[a])
-    total = np.float32(0)
-    for a in range(A):
-        dz[a] = np.exp(z[a] - top) if not len(legal) or legal[a] else np.float32(0)
-        total += dz[a]
-    rest = top + np.log(total)
-    spread = np.float32(0)  # sum_a p(a) log p(a)
-    if entropy:
-        for a in range(A):
-            if dz[a] > 0:
-                spread += dz[a] / total * (z[a] - rest)
-    taken = z[action] - rest
-    slope, gain = credit, taken * credit
-    if clip >= 0:
-        ratio = np.exp(taken - old)
-        kept = min(max(ratio, np.float32(1) - clip), np.float32(1) + clip)
-        gain = min(ratio * credit, kept * credit)
-        slope = ratio * credit if kept == ratio or ratio * credit < kept * credit else np.float32(0)
-    for a in range(A):
-        p = dz[a] / total
-        pull = entropy * p * (z[a] - rest - spread) if p > 0 else np.float32(0)
-        dz[a] = weight * (slope * p + pull)
-    dz[action] -= weight * slope
-    return gain - entropy * spread
-
-
 def _policy(
     x, parameters, sizes, at, space, code, action, credit, old, weight, legal, entropy, clip, losses, gradients
 ):
@@ -364,24 +338,26 @@ def _policy(
             s, c = p // C, p % C
             _read(work, at, sizes, parameters[p // groups])
             begin, end = _share(R, part, parts)
-            total = 0.0
+            total, scratch, weights = 0.0, np.empty((5, BLOCK), np.float32), np.zeros(BLOCK, np.float32)
+            taken, credits, before = np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
             for first in range(begin, end, BLOCK):
-                rows = min(BLOCK, end - first)
+                rows, wide = min(BLOCK, end - first), at[WIDTH, -1]
+                high = _high(rows)
                 _gather(work, at[UNITS, 0], at[WIDTH, 0], x[s, c], first, rows)
-                _up(work, at, sizes, _high(rows), code)
-                wide = at[WIDTH, -1]
-                for r in range(_high(rows)):
-                    z = work[at[UNITS, -1] + r * wide :][:A]
-                    dz = work[at[SLOPES, -1] + r * wide :][:A]
-                    if r < rows:
-                        k = first + r
-                        before = old[s, c, k] if clip >= 0 else np.float32(0)
-                        allowed = legal[s, c, :, k] if legal.size else legal[0, 0, :, 0]
-                        w = weight[s, c, k]
-                        total -= w * _row(z, dz, action[s, c, k], credit[s, c, k], before, w, allowed, entropy, clip)
-                    else:
-                        dz[:] = 0
-                _down(work, at, sizes, _high(rows), code, False)
+                _up(work, at, sizes, high, code)
+                z = work[at[UNITS, -1] : at[UNITS, -1] + high * wide]
+                dz = work[at[SLOPES, -1] : at[SLOPES, -1] + high * wide]
+                weights[rows:high] = 0
+                for r in range(rows):
+                    k = first + r
+                    taken[r], credits[r], weights[r] = action[s, c, k], credit[s, c, k], weight[s, c, k]
+                    before[r] = old[s, c, k] if clip >= 0 else np.float32(0)
+                    if legal.size:
+                        for a in range(A):
+                            if not legal[s, c, a, k]:
+                                z[r * wide + a] = NEVER
+                total -= slopes(z, dz, high, wide, A, taken, credits, before, weights, scratch, entropy, clip)
+                _down(work, at, sizes, high, code, False)
             losses[s, c, part] = total
             _write(work, at, sizes, gradients[p // groups, task % (groups * parts)])
 
@@ -413,8 +389,17 @@ SIGNATURES = {
 @cache
 def _compiled(kernel: Callable[..., None], parallel: bool) -> Any:
     """A kernel for one thread or for as many as torch uses; machine code is kept beside this file."""
+    # Numba looks for changes in the kernel's own file only; the blocks that it is made of lie in others as well.
+    kernel.__qualname__ = f"{kernel.__name__}_{_sources()}"
     compiler = numba.njit(SIGNATURES[kernel], fastmath=True, error_model="numpy", cache=True, parallel=parallel)
     return compiler(kernel)
+
+
+@cache
+def _sources() -> str:
+    """A digest of all files that hold compiled code."""
+    texts = (file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
+    return sha256(b"".join(text for text in texts if b"import numba" in text)).hexdigest()[:12]
 
 
 def run(kernel: Callable[..., None], tasks: int, x: Tensor, parameters: Tensor, plan: Any, *arguments: Any) -> None:

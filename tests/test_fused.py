@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_mdp import MaskedTiny, TinyMdp
@@ -209,3 +211,23 @@ def test_play_asks_in_one_call_what_torch_says_in_many(method: str, monkeypatch:
         for p in training.policy.parameters():
             p.data.neg_().add_(0.3 * torch.arange(p.numel()).reshape(p.shape) / p.numel())
     assert not torch.equal(rollout(game, training.policy, 40, (0, 1)).probs, one.probs)
+
+
+def test_exponentials_and_logs_are_accurate() -> None:
+    """Within 4e-7 of their size over the whole range that a policy meets."""
+    import numba
+
+    from marl import objective
+
+    @numba.njit(fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
+    def many(x: Any, up: Any, down: Any) -> None:
+        for k in range(len(x)):
+            up[k] = objective.exp(x[k])
+            down[k] = objective.log(up[k])
+
+    x = np.linspace(-86, 80, 20011, dtype=np.float32)
+    up, down = np.empty_like(x), np.empty_like(x)
+    many(x, up, down)
+    assert np.abs(up / np.exp(x.astype(np.float64)) - 1).max() < 4e-7
+    logs = np.log(up.astype(np.float64))
+    assert (np.abs(down - logs) / np.maximum(np.abs(logs), 1)).max() < 4e-7
