@@ -64,16 +64,32 @@ class Value(nn.Module):
         self.net = Population("value", seeds, copies, sizes, how.activation)
         self.norm = Running(self.n_seeds, copies, inputs) if how.normalize_obs else None
         self.scale = Running(self.n_seeds, copies, self.outputs) if how.normalize_returns else None
+        self.said: tuple[Trajectory, list[Tensor], Tensor] | None = None  # episodes, what it then was, its answer
 
     def raw(self, trajectory: Trajectory) -> Tensor:
         """[T,B,N] what the network itself says of the states in which each step began."""
         T, B, _ = trajectory.action.shape
-        return self._unfold(self.net(self._read(trajectory)), (T,), B)
+        return self._unfold(self._says(trajectory), (T,), B)
+
+    def _says(self, trajectory: Trajectory) -> Tensor:
+        """The network's outputs; asked about the same episodes again, unchanged and not to learn, what it said then.
+
+        Credit, targets and clipping ask for the same numbers one after the other.
+        """
+        if torch.is_grad_enabled():
+            out: Tensor = self.net(self._read(trajectory))
+            return out
+        now = [*self.parameters(), *self.buffers()]
+        kept = self.said
+        if kept is None or kept[0] is not trajectory or not all(map(torch.equal, now, kept[1])):
+            kept = (trajectory, [x.detach().clone() for x in now], self.net(self._read(trajectory)))
+            self.said = kept
+        return kept[2]
 
     def forward(self, trajectory: Trajectory) -> Tensor:
         """[T,B,N] values, in units of return."""
         T, B, _ = trajectory.action.shape
-        return self._unfold(self._worth(self._read(trajectory)), (T,), B)
+        return self._unfold(self._scaled(self._says(trajectory)), (T,), B)
 
     def final(self, state: Any, before: Trajectory | None = None) -> Tensor:
         """[B,N] values of one batch of states; a critic that remembers must know the live steps `before` them."""
@@ -83,7 +99,7 @@ class Value(nn.Module):
             if before is None:
                 raise ValueError("a critic with a memory cannot judge a state alone; give the episodes before it")
             folded = self.gru.step(folded, self._closing(before))
-        return self._unfold(self._worth(folded), (), x.shape[0])
+        return self._unfold(self._scaled(self.net(folded)), (), x.shape[0])
 
     def track(self, trajectory: Trajectory, returns: Tensor) -> Tensor:
         """Take a batch into the running statistics and give back its returns in the network's units, [T,B,N]."""
@@ -136,8 +152,7 @@ class Value(nn.Module):
         last = (trajectory.alive.sum(0) - 1).reshape(self.n_seeds, 1, 1, 1, -1)
         return kept.gather(3, last.expand(*kept.shape[:3], 1, -1))[:, :, :, 0]
 
-    def _worth(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x)
+    def _scaled(self, out: Tensor) -> Tensor:
         return out if self.scale is None else self.scale.mean + self.scale.std * out
 
     def _fold(self, y: Tensor) -> Tensor:
@@ -171,11 +186,14 @@ def lambda_returns(reward: Tensor, after: Tensor, done: Tensor, gamma: float, la
 
     reward, after [T,B,N] (after: value of the next state, 0 where there is none), done [T,B].
     """
+    last = done[..., None].to(reward.dtype)
+    last[-1] = 1
+    further = (1 - last) * (gamma * lam)  # y_t = alone_t + further_t y_{t+1}
+    alone = torch.addcmul(reward, gamma - further, after)
     out = torch.empty_like(reward)
-    follow = after[-1]
+    follow = torch.zeros_like(reward[0])
     for t in reversed(range(len(reward))):
-        follow = torch.where(done[t, :, None], after[t], follow)
-        follow = reward[t] + gamma * ((1 - lam) * after[t] + lam * follow)
+        follow = torch.addcmul(alone[t], further[t], follow)
         out[t] = follow
     return out
 
@@ -209,18 +227,44 @@ class ActionValue(nn.Module):
         self.first = Population("q/first", seeds, 1, (game.critic_size + N * A, H))
         self.agent = Population("q/agent", seeds, 1, (N, H))
         self.rest = Population("q/rest", seeds, 1, (*how.hidden, A))
+        self.layers = [*self.first.layers, *self.agent.layers, *self.rest.layers]
+        self.how = how
 
     def forward(self, trajectory: Trajectory) -> Tensor:
         """[T,B,N,A]."""
         game, S = self.game, self.n_seeds
         T, B, N = trajectory.action.shape
         view = game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
+        if not torch.is_grad_enabled() and fused_for(view) is not None:
+            from marl.action_descent import judge  # on use: compiled code takes its time to load
+
+            found = judge(self.layers, self.activation, self._rows(view), self._rows(trajectory.action))
+            return found.unflatten(1, (T, B // S)).transpose(0, 1).flatten(1, 2)
         taken = nn.functional.one_hot(trajectory.action, game.n_actions).to(view.dtype)
         rows = (per_seed(torch.cat((view, taken.flatten(2)), -1), S)[:, 0], per_agent(taken, S))
         who = self.agent(torch.eye(N, dtype=view.dtype, device=view.device).expand(S, 1, N, N))[:, 0]
         rest = [p.repeat_interleave(N, 0) for p in (*self.rest.weights, *self.rest.biases)]
         parameters = (self.first.weights[0], self.first.biases[0], who.transpose(1, 2)[..., None], *rest)
         return from_per_agent(in_pieces(self._answers, rows, parameters, CACHE_ROWS // (S * N)), (T,), B)
+
+    def descended(
+        self, optimizer: torch.optim.Optimizer, trajectory: Trajectory, target: Tensor, old: Tensor, order: Tensor
+    ) -> bool:
+        """As `Value.descended`, for Q of the actions taken; target and old [T,B,N]."""
+        if fused_for(target) is None:
+            return False
+        from marl.action_descent import descend  # on use: compiled code takes its time to load
+
+        how, (T, B) = self.how, trajectory.alive.shape
+        view = self.game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
+        x, action, aim, was, alive = (self._rows(y) for y in (view, trajectory.action, target, old, trajectory.alive))
+        about = (aim, was, alive, how.clip, how.max_grad_norm)
+        descend(self.layers, self.activation, optimizer, x, action, order, how.minibatches, *about)
+        return True
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """[T,B,...] -> [S, T * B / S, ...], rows of a seed together."""
+        return x.unflatten(1, (self.n_seeds, -1)).transpose(0, 1).flatten(1, 2).contiguous()
 
     def _answers(self, rows: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
         """rows: (view and joint action [S,F,R], own action [S,N,A,R]); returns [S,N,A,R]."""

@@ -22,91 +22,88 @@ from marl.fused import BLOCK, SLOPES, UNITS, WIDTH, _down, _high, _inner, _read,
 
 
 @_inner
-def _views(work, at, sizes, obs, s, n, picked, first, rows):
-    """What agent n saw at rows first .. of the picked episodes, one after the other, all T + 1 steps of each."""
-    steps, O, start, wide = len(obs), obs.shape[4], at[UNITS, 0], at[WIDTH, 0]
-    for r in range(rows):
-        t, k = (first + r) % steps, picked[(first + r) // steps]
-        for i in range(O):
-            work[start + r * wide + i] = obs[t, s, k, n, i]
+def _views(work, at, sizes, obs, n, places):
+    """What agent n saw at some places of the buffer."""
+    O, start, wide = obs.shape[2], at[UNITS, 0], at[WIDTH, 0]
+    for r in range(len(places)):
+        x, seen = work[start + r * wide :][: sizes[0]], obs[places[r], n]
+        for i in range(O):  # over slices, for such a loop runs in vector registers
+            x[i] = seen[i]
         for i in range(O, sizes[0]):
-            work[start + r * wide + i] = np.float32(i - O == n)
-    for r in range(rows, _high(rows)):
+            x[i] = np.float32(i - O == n)
+    for r in range(len(places), _high(len(places))):
         work[start + r * wide : start + r * wide + sizes[0]] = 0
 
 
 @_inner
-def _chosen(q, mask, t, s, k, n):
+def _chosen(q, legal):
     """The legal action of greatest value, the first among equals."""
     best, top = 0, np.float32(-np.inf)
     for a in range(len(q)):
-        if (not mask.shape[4] or mask[t, s, k, n, a]) and q[a] > top:
+        if (not len(legal) or legal[a]) and q[a] > top:
             best, top = a, q[a]
     return best
 
 
 @_inner
-def _foresee(work, at, sizes, code, obs, s, n, picked, begin, end, now, old, mask, action, double, stale, said, after):
+def _foresee(work, at, sizes, code, obs, n, places, now, old, mask, action, double, stale, said, after):
     """said [R] value of the action taken, after [R] what the old network says of the best one; stale [R,A] is scratch.
 
     With `double` the present network chooses what is best, else the old one.
     """
-    steps = len(obs)
+    R, A, wide = len(places), sizes[-1], at[WIDTH, -1]
     for k in range(2):
         _read(work, at, sizes, old if k == 0 else now)
-        for first in range(begin, end, BLOCK):
-            rows = min(BLOCK, end - first)
-            _views(work, at, sizes, obs, s, n, picked, first, rows)
+        for first in range(0, R, BLOCK):
+            rows = min(BLOCK, R - first)
+            _views(work, at, sizes, obs, n, places[first : first + rows])
             _up(work, at, sizes, _high(rows), code)
             for r in range(rows):
-                q, row = work[at[UNITS, -1] + r * at[WIDTH, -1] :][: sizes[-1]], first + r
+                q, row, place = at[UNITS, -1] + r * wide, first + r, places[first + r]
                 if k == 0:
-                    stale[row] = q
+                    for a in range(A):
+                        stale[row, a] = work[q + a]
                 else:
-                    t, e = row % steps, picked[row // steps]
-                    after[row] = stale[row, _chosen(q if double else stale[row], mask, t, s, e, n)]
-                    said[row] = q[action[t, s, e, n]] if t < steps - 1 else np.float32(0)
+                    judge = work[q : q + A] if double else stale[row]
+                    after[row] = stale[row, _chosen(judge, mask[place, n] if mask.size else mask[0, 0])]
+                    said[row] = work[q + action[place, n]] if place < len(action) else np.float32(0)
 
 
 @_inner
-def _misses(said, after, picked, signal, goes_on, alive, s, mixed, gamma):
+def _misses(said, after, places, signal, goes_on, alive, mixed, gamma):
     """said [N,R] becomes the slope of the loss in each value: 2 (said - aim) over the live, 0 elsewhere."""
-    (N, R), steps = said.shape, len(alive) + 1
-    live = 0
-    for e in picked:
-        for t in range(steps - 1):
-            live += alive[t, s, e]
+    N, live = len(said), 0
+    for place in places:
+        live += place < len(alive) and alive[place]
     unit = np.float32(2) / np.float32(max(1, live * (1 if mixed else N)))
-    for row in range(R):
-        t, e = row % steps, picked[row // steps]
-        if t == steps - 1 or not alive[t, s, e]:
+    for row in range(len(places)):
+        place = places[row]
+        if place >= len(alive) or not alive[place]:
             said[:, row] = 0
-        elif mixed:
-            gap = -signal[t, s, e, 0]
-            for n in range(N):
-                gap += said[n, row] - gamma * goes_on[t, s, e] * after[n, row + 1]
+            continue
+        follow, gap = gamma * goes_on[place], -signal[place, 0]
+        for n in range(N):
+            own = said[n, row] - follow * after[n, row + 1]
+            gap += own
+            said[n, row] = unit * (own - signal[place, n])
+        if mixed:
             said[:, row] = unit * gap
-        else:
-            for n in range(N):
-                aim = signal[t, s, e, n] + gamma * goes_on[t, s, e] * after[n, row + 1]
-                said[n, row] = unit * (said[n, row] - aim)
 
 
 @_inner
-def _learn(work, at, sizes, code, obs, s, n, picked, begin, end, now, action, slopes, gradient):
+def _learn(work, at, sizes, code, obs, n, places, now, action, slopes, gradient):
     """The gradient of one network on some rows."""
-    steps, wide = len(obs), at[WIDTH, -1]
+    wide = at[WIDTH, -1]
     _read(work, at, sizes, now)
-    for first in range(begin, end, BLOCK):
-        rows = min(BLOCK, end - first)
-        _views(work, at, sizes, obs, s, n, picked, first, rows)
+    for first in range(0, len(places), BLOCK):
+        rows = min(BLOCK, len(places) - first)
+        _views(work, at, sizes, obs, n, places[first : first + rows])
         _up(work, at, sizes, _high(rows), code)
         work[at[SLOPES, -1] : at[SLOPES, -1] + _high(rows) * wide] = 0
         for r in range(rows):
-            t = (first + r) % steps
-            if t < steps - 1:
-                taken = action[t, s, picked[(first + r) // steps], n]
-                work[at[SLOPES, -1] + r * wide + taken] = slopes[first + r]
+            place = places[first + r]
+            if place < len(action):
+                work[at[SLOPES, -1] + r * wide + action[place, n]] = slopes[first + r]
         _down(work, at, sizes, _high(rows), code, False)
     _write(work, at, sizes, gradient)
 
@@ -131,42 +128,40 @@ def follow(parameters, gradients, S, norm, rates, step, mean, square):
 
 
 def _q_steps(
-    obs, parameters, sizes, at, space, code, old, which, mask, action, signal, goes_on, alive, mixed, double, gamma,
+    obs, parameters, sizes, at, space, code, old, places, mask, action, signal, goes_on, alive, mixed, double, gamma,
     norm, rates, mean, square, stale, said, after, gradients,
 ):  # fmt: skip
     """All gradient steps of one update; see `q_descend`. A task is some rows of one agent of one seed."""
-    (steps, S, _, N, _), M = obs.shape, which.shape[2]
-    groups, R = S * N // len(parameters), M * steps
+    (count, S, R), N = places.shape, obs.shape[1]
+    groups = S * N // len(parameters)
     parts = gradients.shape[1] // groups
-    for step in range(len(which)):
+    for step in range(count):
         for worker in numba.prange(len(space)):
             for task in range(worker, S * N * parts, len(space)):
-                p, part = task // parts, task % parts
-                s, n, (begin, end) = p // N, p % N, _share(R, part, parts)
+                p, (b, e) = task // parts, _share(R, task % parts, parts)
+                s, n, net = p // N, p % N, p // groups
                 _foresee(
-                    space[worker], at, sizes, code, obs, s, n, which[step, s], begin, end, parameters[p // groups],
-                    old[p // groups], mask, action, double, stale[p], said[s, n], after[s, n],
+                    space[worker], at, sizes, code, obs, n, places[step, s, b:e], parameters[net], old[net],
+                    mask, action, double, stale[p, b:e], said[s, n, b:e], after[s, n, b:e],
                 )  # fmt: skip
         for s in range(S):
-            _misses(said[s], after[s], which[step, s], signal, goes_on, alive, s, mixed, gamma)
+            _misses(said[s], after[s], places[step, s], signal, goes_on, alive, mixed, gamma)
         for worker in numba.prange(len(space)):
             for task in range(worker, S * N * parts, len(space)):
-                p, part = task // parts, task % parts
-                s, n, (begin, end) = p // N, p % N, _share(R, part, parts)
-                gradient = gradients[p // groups, task % (groups * parts)]
-                _learn(
-                    space[worker], at, sizes, code, obs, s, n, which[step, s], begin, end, parameters[p // groups],
-                    action, said[s, n], gradient,
-                )  # fmt: skip
+                p, (b, e) = task // parts, _share(R, task % parts, parts)
+                s, n, net = p // N, p % N, p // groups
+                gradient = gradients[net, task % (groups * parts)]
+                rows = places[step, s, b:e]
+                _learn(space[worker], at, sizes, code, obs, n, rows, parameters[net], action, said[s, n, b:e], gradient)
         follow(parameters, gradients, S, norm, rates, step, mean, square)
 
 
 _F, _I, _B = types.float32, types.int64, types.boolean
-_2, _3, _5 = _F[:, ::1], _F[:, :, ::1], _F[:, :, :, :, ::1]
+_2, _3 = _F[:, ::1], _F[:, :, ::1]
 fused.SIGNATURES[_q_steps] = types.void(
-    *(_5, _2, _I[::1], _I[:, ::1], _2, _I),  # obs, parameters, plan, activation
-    *(_2, _I[:, :, ::1], _B[:, :, :, :, ::1]),  # old, which, mask
-    *(_I[:, :, :, ::1], _F[:, :, :, :], _3, _B[:, :, ::1]),  # action, signal, goes_on, alive
+    *(_3, _2, _I[::1], _I[:, ::1], _2, _I),  # obs, parameters, plan, activation
+    *(_2, _I[:, :, ::1], _B[:, :, ::1]),  # old, places, mask
+    *(_I[:, ::1], _F[:, :], _F[::1], _B[::1]),  # action, signal, goes_on, alive
     *(_B, _B, _F, _F, types.float64[::1], _2, _2),  # mixed, double, gamma, norm, rates, Adam's memory
     *(_3, _3, _3, _3),  # stale, said, after, gradients
 )
@@ -219,18 +214,21 @@ def q_descend(
         which: [steps, S, M] episodes of each gradient step.
         mixed: agents' values are summed (VDN), else each is held against its own aim (IQL).
     """
-    (steps, S, _, N, _), (count, _, M) = memory.obs.shape, which.shape
-    plan, signal = fused.plan_of(layers), memory.signal
-    parts, R = fused.parts_of(M * steps), M * steps
-    mask = memory.mask if memory.mask.dim() == 5 else torch.ones(1, 1, 1, 1, 0, dtype=torch.bool)
-    signal = signal if signal.dim() == 4 else signal[..., None].expand(*signal.shape, N)
+    (steps, S, K, N, _), (count, _, M) = memory.obs.shape, which.shape
+    plan, signal, R = fused.plan_of(layers), memory.signal.flatten(0, 2), M * steps
+    parts, signal = fused.parts_of(R), signal if signal.dim() == 2 else signal[:, None].expand(-1, N)
+    mask = memory.mask.flatten(0, 2) if memory.mask.dim() == 5 else torch.ones(1, 1, 0, dtype=torch.bool)
+    # Step t of episode k of seed s lies at (t S + s) K + k; all T + 1 steps of an episode are rows one after the other.
+    seed, time = torch.arange(S)[:, None, None] * K, torch.arange(steps) * (S * K)
+    places = (which[..., None] + seed + time).flatten(2)
     scratch = [torch.empty(shape) for shape in ((S * N, R, int(plan[0][-1])), (S, N, R), (S, N, R))]
+    kept = (memory.action.flatten(0, 2), signal, memory.goes_on.flatten(), memory.alive.flatten())
 
     def work(parameters: Tensor, rates: Tensor, mean: Tensor, square: Tensor) -> None:
         gradients = parameters.new_empty((len(parameters), S * N // len(parameters) * parts, parameters.shape[1]))
         fused.run(
-            *(_q_steps, S * N * parts, memory.obs, parameters, plan, fused.CODES[activation], fused.flat(old)[0]),
-            *(which.contiguous(), mask, memory.action, signal, memory.goes_on, memory.alive, mixed, double, gamma),
+            *(_q_steps, S * N * parts, memory.obs.flatten(0, 2), parameters, plan, fused.CODES[activation]),
+            *(fused.flat(old)[0], places, mask, *kept, mixed, double, gamma),
             *(0.0 if max_norm is None else max_norm, rates, mean, square, *scratch, gradients),
         )
 

@@ -17,13 +17,15 @@ FILES = {
 SERVICES = {"marl.results", "marl.statistics", "marl.metrics"}
 LAYERS = (
     {"types"},
-    {"rollout", "networks", "recurrent", "sequence", "minibatch", "fused", "descent", "q_descent", "acting"},
+    {"rollout", "networks", "recurrent", "sequence", "minibatch", "acting"}
+    | {"fused", "objective", "descent", "q_descent", "action_descent"},
     {"policy", "critic", "mixing", "hindsight"},
     {"credit", "learn", "oracle"},
 )
 FACE = {"envs", "envs.base", "envs.noise", "envs.parallel", "envs.external", "envs.check"}  # what marl may name of envs
 THIRD_PARTY = {"envs": {"torch", "numpy", "pettingzoo", "gymnasium"}, "marl": {"torch", "numpy", "pettingzoo"}}
-COMPILED = {"marl.fused", "marl.descent", "marl.q_descent", "marl.acting"}  # the extra `fast`: loaded on use only
+# The extra `fast`: loaded on use only.
+COMPILED = {f"marl.{name}" for name in ("fused", "objective", "descent", "q_descent", "action_descent", "acting")}
 
 
 def imports(name: str, top_level_only: bool = False) -> set[str]:

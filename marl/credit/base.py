@@ -104,6 +104,16 @@ class ValueLearner(Protocol):
 
 
 @runtime_checkable
+class Descends(Protocol):
+    """What fits one prediction to a target, all gradient steps in one call where the fused tier can."""
+
+    def descended(
+        self, optimizer: torch.optim.Optimizer, trajectory: Trajectory, target: Tensor, old: Tensor, order: Tensor
+    ) -> bool:
+        """False where it cannot, and then nothing has changed; see `Value.descended`."""
+
+
+@runtime_checkable
 class LearnsEpisodes(Protocol):
     """An operator that fits whole episodes by a loss of its own."""
 
@@ -209,12 +219,13 @@ class Chain(nn.Module):
         wholes = [(part, signal) for part, signal in pairs if isinstance(part, LearnsEpisodes)]
         with torch.no_grad():
             aims = [(part, part.target(trajectory, signal), part.predict(trajectory)) for part, signal in parts]
-        if len(aims) == 1 and not wholes and isinstance(aims[0][0], ValueLearner):
-            value: Value = aims[0][0].value
-            cells = trajectory.alive.numel() // S
-            order = orders(self.context.seeds, cells, update, how.passes, how.minibatches, "fit")
-            if value.descended(optimizer, trajectory, *aims[0][1:], order):
-                return
+        if len(aims) == 1 and not wholes:
+            learner: Any = aims[0][0].value if isinstance(aims[0][0], ValueLearner) else aims[0][0]
+            if isinstance(learner, Descends):
+                cells = trajectory.alive.numel() // S
+                order = orders(self.context.seeds, cells, update, how.passes, how.minibatches, "fit")
+                if learner.descended(optimizer, trajectory, *aims[0][1:], order):
+                    return
         for index in schedule(
             self.context.seeds, trajectory, update, how.passes, how.minibatches, "fit", whole=how.memory > 0
         ):

@@ -44,6 +44,12 @@ class Coma(Credit):
         """[T,B,N]: Q at the actions taken."""
         return _taken(self.critic(trajectory), trajectory)
 
+    def descended(
+        self, optimizer: torch.optim.Optimizer, trajectory: Trajectory, target: Tensor, old: Tensor, order: Tensor
+    ) -> bool:
+        """See `marl.credit.base.Descends`."""
+        return self.critic.descended(optimizer, trajectory, target, old, order)
+
 
 def _taken(q: Tensor, trajectory: Trajectory) -> Tensor:
     """Q of the actions taken, [T,B,N]."""
