@@ -404,7 +404,11 @@ def _seconds(cell: Cell) -> float:
 def answer(options: Options) -> None:
     """Plan, run what is missing, print the table, draw the figures."""
     if options.oracles:
-        oracles.answer(oracles.Options(options.quick, options.memory, options.out, force=options.force))
+        oracles.answer(
+            oracles.Options(
+                options.quick, options.memory, options.out, options.engine, options.address, force=options.force
+            )
+        )
         return
     folder = options.out or Path("results") / ("credit" + "-quick" * options.quick)
     cells = plan(options)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class Options:
     """MiB that an oracle may hold at once"""
     out: Path | None = None
     """folder for the cells; figures go to its subfolder figures (default: results/oracles)"""
+    engine: Literal["local", "ray"] = "local"
+    """where cells run: on this machine, or on a Ray cluster that shares the folder (needs the extra ray)"""
+    address: str | None = None
+    """of the Ray cluster, HOST:PORT (default: RAY_ADDRESS, or the one that was started on this machine)"""
     workers: int = 1
     """cells that run side by side; what is timed is slower beside another"""
     force: bool = False
@@ -220,6 +224,7 @@ def run_cell(cell: Cell, folder: Path) -> None:
 def answer(options: Options) -> None:
     """Plan, check what is missing, print the tables, draw the figures."""
     check_counts(options, "workers", "memory")
+    engine = Engine(options.workers, kind=options.engine, address=options.address)
     cells = [replace(cell, memory=options.memory) for cell in plan(options.quick)]
     folder = options.out or Path("results") / ("oracles" + "-quick" * options.quick)
     prepare(folder)
@@ -228,7 +233,7 @@ def answer(options: Options) -> None:
     print(f"  on disk:  {len(cells) - len(todo)} cells done, {len(todo)} to run, in {folder}")
     if todo:
         seconds = {cell_id(c.config): ABOUT[c.check] for c in todo}
-        work_through(todo, partial(run_cell, folder=folder), seconds, Engine(options.workers), folder)
+        work_through(todo, partial(run_cell, folder=folder.resolve()), seconds, engine, folder)
     report(folder, {cell_id(c.config) for c in cells}, tables(cells, folder))
 
 

@@ -138,6 +138,19 @@ def commands(results: str | Path) -> list[dict[str, str]]:
         raise ResultsError(f"{path} is not a list of commands that this program wrote; remove it") from None
 
 
+def note(results: Path, title: str, summary: str, said: str, pictures: Sequence[tuple[str, Path | None]] = ()) -> Path:
+    """A report of what this process printed: `results`/figures/report.html, for a question that stores no cells.
+
+    pictures: (caption, PNG file) each; None: not drawn. Raises ResultsError: the folder is not writable.
+    """
+    drawn = [report.Picture(path.stem, words, path) for words, path in pictures if path is not None]
+    try:
+        (results / FIGURES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"cannot write to {results / FIGURES}: {error.strerror or error}") from error
+    return report.write_plain(results / FIGURES, title, summary, [_asked] if _asked else [], said, drawn)
+
+
 class UsageError(ValueError):
     """The command line cannot be understood."""
 

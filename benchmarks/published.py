@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,15 +15,16 @@ import tyro
 from numpy.typing import NDArray
 
 import marl
-from benchmarks.asking import Progress, guarded
+from benchmarks import report
+from benchmarks.asking import Progress, check_counts, guarded
 from benchmarks.claims import ENTRIES
 from benchmarks.claims.base import Measure
 from benchmarks.claims.variants import KNOWN
 from benchmarks.engine import Engine, side_by_side
-from benchmarks.plot import UsageError, parse
+from benchmarks.plot import UsageError, commands, parse, remember
 from benchmarks.sweep import game_knobs, missing
 from envs.base import Env
-from marl.results import FIGURES, Row, cell_id, prepare, read, write_cell
+from marl.results import FIGURES, Row, cell_id, configs, prepare, read, write_cell
 from marl.statistics import Estimate, interval
 
 SEEDS = (10, 4)  # full, quick
@@ -44,8 +44,12 @@ class Options:
     """how many seeds, 0, 1, ... (default: 10; with --quick 4)"""
     out: Path | None = None
     """folder for the rows; the table goes to its subfolder figures (default: results/published)"""
-    workers: int = os.cpu_count() or 1
-    """rows that run side by side"""
+    engine: Literal["local", "ray"] = "local"
+    """where rows run: on this machine, or on a Ray cluster that shares the folder (needs the extra ray)"""
+    address: str | None = None
+    """of the Ray cluster, HOST:PORT (default: RAY_ADDRESS, or the one that was started on this machine)"""
+    workers: int | None = None
+    """rows that run side by side (default: all cores, or all CPUs of the cluster, divided by --threads)"""
     threads: int = 1
     """torch threads per row"""
     force: bool = False
@@ -160,10 +164,7 @@ def markdown(lines: Sequence[tuple[str, ...]]) -> str:
 
 def plan(options: Options) -> list[Cell]:
     """The rows that are asked for. Raises UsageError for what cannot be."""
-    for knob in ("seeds", "workers", "threads"):
-        value = getattr(options, knob)
-        if value is not None and value < 1:
-            raise UsageError(f"--{knob} {value} is not allowed; it must be 1 or more")
+    check_counts(options, "seeds", "workers", "threads")
     names = [name.strip() for text in options.only for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in ENTRIES]
     if unknown or (options.only and not names):
@@ -174,17 +175,19 @@ def plan(options: Options) -> list[Cell]:
 
 
 def answer(options: Options) -> None:
-    """Measure what is missing, print the table and store it."""
+    """Measure what is missing, print the table and store it, as a page and as a report."""
     cells = plan(options)
+    engine = Engine(options.workers, options.threads, options.engine, options.address)
     folder = options.out or Path("results") / ("published" + "-quick" * options.quick)
     prepare(folder)
+    remember(folder)
     todo = missing(cells, folder, options.force)
     print(f"published: {len(cells)} rows, {cells[0].seeds} seeds; {len(todo)} to measure, in {folder}\n", flush=True)
     if todo:
         progress = Progress(len(todo), len(todo))
         each = partial(_finished, progress)
         try:
-            side_by_side(todo, partial(run_cell, folder=folder), Engine(options.workers, options.threads), folder, each)
+            side_by_side(todo, partial(run_cell, folder=folder.resolve()), engine, folder, each)
         finally:
             progress.close()
     lines = table(cells, folder)
@@ -193,7 +196,20 @@ def answer(options: Options) -> None:
     kept.parent.mkdir(exist_ok=True)
     kept.write_text(markdown(lines))
     counts = ", ".join(f"{sum(line[-1] == word for line in lines)} {word}" for word in ("yes", "no", "unclear"))
-    print(f"\nreproduced: {counts}\ncells:   {folder}/*.parquet\ntable:   {kept}")
+    page = _report(cells, folder, lines, counts)
+    print(f"\nreproduced: {counts}\ncells:   {folder}/*.parquet\ntable:   {kept}\nreport:  {page}")
+
+
+def _report(cells: Sequence[Cell], folder: Path, lines: Sequence[tuple[str, ...]], counts: str) -> Path:
+    """The same table as a page that opens offline, with the command and the versions."""
+    ids = {cell_id(cell.config) for cell in cells}
+    stored = [config for config in configs(folder) if cell_id(config) in ids]
+    caption = "What papers report, and ours: mean over seeds with its 95% interval. 'yes': all of the interval agrees."
+    order = sorted(range(len(HEADS)), key=lambda k: HEADS[k] not in PRINTED)  # verdicts first, sentences after
+    head, *body = ([line[k] for k in order] for line in (HEADS, *lines))
+    said = report.Table(caption, head, body)
+    summary = f"{len(cells)} rows, {cells[0].seeds} seeds. Reproduced: {counts}."
+    return report.write_plain(folder / FIGURES, "published", summary, commands(folder), said, configs=stored)
 
 
 def _finished(progress: Progress, cell: Cell) -> None:

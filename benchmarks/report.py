@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Data, style
 from marl import statistics
-from marl.results import canonical, cell_id, write_file
+from marl.results import canonical, cell_id, provenance, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ BASELINE = "team + return"
 HEADLINE = "phase_map"
 NONE = "\N{EN DASH}"
 PAGE = Path(__file__).with_name("report_page.html")
+LONG = 40  # letters, from which words in a table may be broken into lines
 DOTS = 200 / 2  # pixels of a PNG per CSS inch at which a figure is shown
 
 
@@ -62,6 +64,20 @@ def write(
     return target / NAME
 
 
+class Tee(io.StringIO):
+    """What is printed, kept for a report and passed on."""
+
+    def __init__(self, to: TextIO) -> None:
+        super().__init__()
+        self.to = to
+
+    def write(self, text: str) -> int:
+        """Keep it and pass it on, at once."""
+        self.to.write(text)
+        self.to.flush()
+        return super().write(text)
+
+
 def page(
     data: Data, pictures: Sequence[Picture], commands: Sequence[Mapping[str, str]], left: Sequence[str] = ()
 ) -> str:
@@ -74,18 +90,54 @@ def page(
     seeds = sorted({len(config["seeds"]) for config in data.configs if "seeds" in config})
     told = f"{games} game setting{'s' * (games != 1)}, {methods} method{'s' * (methods != 1)}"
     told += f", {' to '.join(map(str, seeds[:1] + seeds[1:][-1:]))} seeds" if seeds else ""
+    shown = "\n".join(map(_table, tables))
+    return document(
+        question,
+        f"{told}; computed {moment(dates[0])} to {moment(dates[-1])} UTC.",
+        {
+            "Command": _commands(commands),
+            "Results": f"{shown}\n<details><summary>All metrics</summary>\n{_table(everything(data))}\n</details>",
+            "Figures": _figures(pictures) + _items(left),
+            "Configuration": f"<p>{escape(style.small_print(data, ''))}</p>\n{_configuration(data)}",
+            "Versions": _table(versions(data.configs)),
+        },
+    )
+
+
+def write_plain(
+    target: Path,
+    title: str,
+    summary: str,
+    commands: Sequence[Mapping[str, str]],
+    said: Table | str,
+    pictures: Sequence[Picture] = (),
+    configs: Sequence[Mapping[str, Any]] | None = None,
+) -> Path:
+    """The page of a question that is no sweep of training: one table or what was printed, figures, command, versions.
+
+    configs: of the cells that it is made of; None: the versions are those of now. Raises ResultsError as `write`.
+    """
+    parts = {
+        "Command": _commands(commands),
+        "Results": _table(said)
+        if isinstance(said, Table)
+        else f'<pre class="box wide" role="region" tabindex="0" aria-label="Results"><code>{escape(said)}</code></pre>',
+        "Figures": _figures(pictures) if pictures else "",
+        "Versions": _table(versions([{"provenance": provenance()}] if configs is None else configs)),
+    }
+    write_file(target / NAME, document(title, summary, parts).encode())
+    return target / NAME
+
+
+def document(title: str, summary: str, parts: Mapping[str, str]) -> str:
+    """The whole page of {heading: HTML}; parts without content are left out."""
+    there = {head: body for head, body in parts.items() if body}
+    sections = [f'<section>\n<h2 id="{head.lower()}">{head}</h2>\n{body}\n</section>' for head, body in there.items()]
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
-        title=escape(question),
-        summary=escape(f"{told}; computed {moment(dates[0])} to {moment(dates[-1])} UTC."),
-        commands=_commands(commands),
-        tables="\n".join(map(_table, tables)),
-        figures="\n".join(map(_figure, sorted(pictures, key=_place)))
-        or "<p>No figure could be drawn from these results.</p>",
-        left=_items(left),
-        configuration=_configuration(data),
-        metrics=_table(everything(data)),
-        versions=_table(versions(data)),
-        print=escape(style.small_print(data, "")),
+        title=escape(title),
+        summary=escape(summary),
+        nav="".join(f'<a href="#{head.lower()}">{head}</a>' for head in there),
+        parts="\n".join(sections),
     )
 
 
@@ -210,9 +262,9 @@ def everything(data: Data) -> Table:
     return Table(caption, ["metric", *(look.label for look in looks)], out)
 
 
-def versions(data: Data) -> Table:
+def versions(configs: Sequence[Mapping[str, Any]]) -> Table:
     """Version of every package and the commit, as stored with the cells."""
-    stored = [config["provenance"] for config in data.configs]
+    stored = [config["provenance"] for config in configs]
     names = dict.fromkeys(name for one in stored for name in one)
     out = []
     for name in names:
@@ -220,7 +272,9 @@ def versions(data: Data) -> Table:
         text = f"{values[0]} to {values[-1]}" if name == "date" and len(values) > 1 else ", ".join(values)
         out.append([name, text or "unknown"])
     return Table(
-        "Versions that computed the cells; a commit with -dirty had uncommitted changes.", ["what", "version"], out
+        "Versions that computed this; a commit with \N{NON-BREAKING HYPHEN}dirty had uncommitted changes.",
+        ["what", "version"],
+        out,
     )
 
 
@@ -257,12 +311,23 @@ def _table(table: Table) -> str:
     """A box that scrolls by itself where the page is narrow."""
     head = "".join(f'<th scope="col">{escape(word)}</th>' for word in table.head)
     rows = "\n".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(word)}</td>" for word in rest)}</tr>'
-        for first, *rest in table.rows
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_datum, rest))}</tr>' for first, *rest in table.rows
     )
     box = f'<div class="box" role="region" tabindex="0" aria-label="{escape(table.caption.split(".")[0])}">'
     inside = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>"
     return f'<p class="caption">{escape(table.caption)}</p>\n{box}<table>\n{inside}\n</table></div>'
+
+
+def _datum(word: str) -> str:
+    """Numbers stay on one line, sentences do not."""
+    kind = ' class="long"' if len(word) > LONG else ""
+    return f"<td{kind}>{escape(word)}</td>"
+
+
+def _figures(pictures: Sequence[Picture]) -> str:
+    note = "Every figure also lies beside this page. Where the page is narrow, figures and tables scroll sideways."
+    drawn = "\n".join(map(_figure, sorted(pictures, key=_place)))
+    return f"<p>{note}</p>\n{drawn}" if drawn else "<p>No figure could be drawn from these results.</p>"
 
 
 def _place(picture: Picture) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +17,20 @@ import torch
 import envs
 import marl
 from benchmarks import costs, timing
+from benchmarks.asking import check_counts, guarded
 from benchmarks.methods import METHODS, pick
-from benchmarks.plot import UsageError, parse
+from benchmarks.plot import UsageError, note, parse
+from benchmarks.report import Tee
 from envs.base import Env
 from envs.noise import uniform
 from marl.experiment import Experiment, learn
 from marl.networks import tier
 
 PARTS = ("rules", "rollout", "training", "where", "growth", "cost", "oracles")
+ABOUT = {
+    "cost": "What difference rewards cost: simulator steps and seconds against the number of agents.",
+    "growth": "Seconds of an update against N, T, S and B.",
+}
 STEPS = 200  # steps of a small batch that one timing takes
 ROWS = 1 << 17  # ... and rows of a large one, so that every timing has some milliseconds
 AT = 1024  # the batch at which games are compared
@@ -59,6 +66,8 @@ class Arguments:
     """repeats, interleaved over what is compared; medians are printed"""
     threads: int = 2
     """torch threads"""
+    out: Path = Path("results/throughput")
+    """folder of the report, in its subfolder figures"""
 
 
 def rules_timer(game: Env[Any], batch: int) -> Callable[[], float]:
@@ -180,9 +189,7 @@ def report_growth(arguments: Arguments) -> None:
 
 def check(chosen: Arguments) -> None:
     """Refuse, before any work, what cannot be timed."""
-    for knob in ("updates", "repeats", "threads"):
-        if getattr(chosen, knob) < 1:
-            raise UsageError(f"--{knob} {getattr(chosen, knob)} is not allowed; it must be 1 or more")
+    check_counts(chosen, "updates", "repeats", "threads")
     for knob in ("batches", "n_agents", "sizes", "seeds"):
         if not getattr(chosen, knob) or min(getattr(chosen, knob)) < 1:
             raise UsageError(f"--{knob.replace('_', '-')} takes whole numbers, 1 or more")
@@ -194,31 +201,42 @@ def check(chosen: Arguments) -> None:
         envs.rules(name)
 
 
+def answer(chosen: Arguments) -> None:
+    """Time the parts that are asked for and print them."""
+    if "rules" in chosen.what:
+        report_rules(chosen)
+    if "rollout" in chosen.what:
+        timing.report_rollout(envs.rules("spread"), chosen.batches, chosen.repeats, peer_rate(chosen.repeats))
+    if "training" in chosen.what:
+        report_training(chosen)
+    if "where" in chosen.what:
+        names = dict.fromkeys((*chosen.methods, "IPPO"))
+        timing.report_where(tuple(names), envs.rules("spread"), chosen.seeds, chosen.updates, chosen.repeats)
+    if "growth" in chosen.what:
+        report_growth(chosen)
+    if "cost" in chosen.what:
+        costs.report_costs(chosen.sizes, chosen.repeats, chosen.figure, chosen.threads)
+    if "oracles" in chosen.what:
+        timing.report_oracles(chosen.repeats, chosen.quick)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    try:
+
+    def act() -> None:
         chosen = parse(Arguments, arguments, "python -m benchmarks.throughput")
         check(chosen)
         torch.set_num_threads(chosen.threads)
-        if "rules" in chosen.what:
-            report_rules(chosen)
-        if "rollout" in chosen.what:
-            timing.report_rollout(envs.rules("spread"), chosen.batches, chosen.repeats, peer_rate(chosen.repeats))
-        if "training" in chosen.what:
-            report_training(chosen)
-        if "where" in chosen.what:
-            names = dict.fromkeys((*chosen.methods, "IPPO"))
-            timing.report_where(tuple(names), envs.rules("spread"), chosen.seeds, chosen.updates, chosen.repeats)
-        if "growth" in chosen.what:
-            report_growth(chosen)
-        if "cost" in chosen.what:
-            costs.report_costs(chosen.sizes, chosen.repeats, chosen.figure, chosen.threads)
-        if "oracles" in chosen.what:
-            timing.report_oracles(chosen.repeats, chosen.quick)
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+        with redirect_stdout(Tee(sys.stdout)) as said:
+            answer(chosen)
+        summary = (
+            f"{', '.join(chosen.what)}; {chosen.threads} torch threads. Timings mean something on an idle machine."
+        )
+        figures = {"cost": chosen.figure, "growth": chosen.growth_figure}
+        pictures = [(ABOUT[part], figure) for part, figure in figures.items() if part in chosen.what]
+        print(f"report: {note(chosen.out, 'throughput', summary, said.getvalue(), pictures)}")
+
+    return guarded(act)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,8 @@ def test_exact_rows_end_to_end_and_resume(tmp_path: Path, capsys: pytest.Capture
     assert "reproduced: 5 yes, 0 no, 0 unclear" in said and "13.2437" in said
     assert set(read(tmp_path)["method"]) == set(CHEAP)
     assert (tmp_path / "figures" / "published.md").read_text().count("| yes |") == 5
+    page = (tmp_path / "figures" / "report.html").read_text()
+    assert page.count("<td>yes</td>") == 5 and "--only" in page and escape(ENTRIES[CHEAP[0]].source) in page
     before = {f.name: f.stat().st_mtime_ns for f in tmp_path.glob("*.parquet")}
     with pytest.MonkeyPatch.context() as patch:
         wrong = Entry(**{**vars(ENTRIES[CHEAP[0]]), "numbers": (near("row_2", 5.0, 0.1),)})
@@ -103,7 +106,11 @@ def test_pairs_are_differences_of_seeds() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["--only", "two-step"], "--only names 'two-step'"), (["--seeds", "0"], "--seeds 0 is not allowed")],
+    [
+        (["--only", "two-step"], "--only names 'two-step'"),
+        (["--seeds", "0"], "--seeds 0 is not allowed"),
+        (["--address", "127.0.0.1:1"], "--address 127.0.0.1:1 needs --engine ray"),
+    ],
 )
 def test_bad_input_is_one_line(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 2 and a sentence."""

@@ -12,6 +12,12 @@ import envs
 from benchmarks import costs, throughput, timing
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports go to results/throughput of the folder that one stands in."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_rules_of_every_game_are_timed_beside_mpe2(capsys: pytest.CaptureFixture[str]) -> None:
     """One line a game with a positive rate at every batch; spread is its own yardstick."""
     assert throughput.main(["--what", "rules", "--batches", "1", "3", "--repeats", "1", "--threads", "1"]) == 0
@@ -29,6 +35,8 @@ def test_training_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     assert throughput.main(["--what", "training", *few]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("team + return")]
     assert [line[3:5] for line in lines] == [["2", "1"], ["2", "2"]] and lines[0][-1] == "1.00"
+    page = Path("results/throughput/figures/report.html").read_text()
+    assert "team + return" in page and "training" in page and "Figures</h2>" not in page
 
 
 def test_cost_of_difference_rewards_grows_as_declared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +49,8 @@ def test_cost_of_difference_rewards_grows_as_declared(tmp_path: Path, capsys: py
     for k in (0, 1, 2):
         assert [float(x) for x in lines[k][-4:]] == [2, 4, 8, 1]
     assert figure.stat().st_size > 10_000
+    page = Path("results/throughput/figures/report.html").read_text()
+    assert page.count("<img ") == 1 and "walking_robot" in page
 
 
 def test_what_happens_after_the_rules_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
