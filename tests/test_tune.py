@@ -11,10 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from benchmarks import tune
+from benchmarks import cli, compare, tune
+from benchmarks.figures import Data, style
 from benchmarks.methods import METHODS
+from benchmarks.plot import parse
+from benchmarks.sweep import Cell
 from benchmarks.tune import Axis, Grid, TuneError, apply, first_points, grid, more_points, start
 from marl import results, statistics
 from marl.experiment import Experiment
@@ -210,3 +214,57 @@ def test_two_workers_find_what_one_finds(tmp_path: Path) -> None:
         tables.append(results.read(out).drop(columns="seconds"))
         best.append({name: record["best"] for name, record in stored(out)["methods"].items()})
     assert tables[0].equals(tables[1]) and best[0] == best[1]
+
+
+def plan_of(*words: str) -> list[Cell]:
+    """The cells of a comparison with these options."""
+    return cli.plan(compare.QUESTION, parse(cli.Options, ["--quick", *words], "compare"))
+
+
+def test_a_question_takes_tuned_settings() -> None:
+    """The methods of a stored search get its best values, in cells of their own; others and all colours stay."""
+    best, plain = tune.tuned("walking_robot"), {c.name: c for c in plan_of()}
+    cells = plan_of("--tuned", "walking_robot")
+    assert {c.method for c in cells if c.tuned} == set(best) < {c.method for c in cells}
+    for c in cells:
+        assert c.experiment.method == best.get(c.method, METHODS[c.method])
+        config, before = c.config, plain[c.name].config
+        assert (config == before) == (not c.tuned)
+        assert all(config["method"][k] == before["method"][k] for k in ("name", "family", "rank", "privileged"))
+
+
+def test_plan_and_small_print_say_what_is_tuned(capsys: pytest.CaptureFixture[str]) -> None:
+    """How many methods, and by which search; nothing where none is."""
+    cells = plan_of("--tuned", "walking_robot")
+    cli._print_plan(compare.QUESTION, cells, cells, Path("here"))
+    name = json.loads((tune.STORED / "walking_robot.json").read_bytes())["search"]
+    assert f"tuned:    8 of 10 methods have settings of search {name}" in capsys.readouterr().out
+    for some, words in ((cells, f"8 of 10 methods with tuned settings (search {name})"), (plan_of(), "")):
+        configs = [c.config | {"provenance": results.provenance()} for c in some]
+        said = style.small_print(Data(pd.DataFrame(), pd.DataFrame(), configs), "")
+        assert words in said and ("tuned" in said) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tuned", "none.json"], "none.json is not a search"),
+        (["--tuned", "walking_robot", "--methods", "VDN"], "has settings of none of these methods"),
+    ],
+)
+def test_a_bad_search_is_one_sentence(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2, before anything runs."""
+    assert cli.main(compare.QUESTION, arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_the_search_that_comes_with_the_package_is_fair() -> None:
+    """Equally many trials for all, METHODS' own values among them, on seeds that nobody reports."""
+    (path,) = tune.STORED.glob("*.json")
+    search = json.loads(path.read_bytes())
+    assert len({len(record["trials"]) for record in search["methods"].values()}) == 1
+    assert min(search["seeds"]) == tune.SEEDS and "-dirty" not in search["provenance"]["commit"]
+    for name, record in search["methods"].items():
+        assert apply(METHODS[name], record["default"]["settings"]) == METHODS[name]
+        assert record["best"]["score"] == max(t["score"] for t in record["trials"] if t["score"] is not None)
