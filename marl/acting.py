@@ -138,16 +138,17 @@ def acting(
     softmax(outputs / temperature), or with epsilon >= 0 epsilon-greedy. Network s (shared) or (s, i) serves seed s;
     a shared one reads one-hot i behind what agent i sees.
     """
-    packed, plan = _packed(layers), fused.plan_of(layers)
-    none = torch.ones(1, 1, 0, dtype=torch.bool)
-    A, code = int(plan[0][-1]), fused.CODES[activation]
+    packed, (sizes, at, space) = _packed(layers), fused.plan_of(layers)
+    weights, nothing = packed.numpy(), np.ones((1, 1, 0), bool)
+    A, code, networks = int(sizes[-1]), fused.CODES[activation], len(packed)
 
     def act(obs: Tensor, mask: Tensor | None, u: Tensor) -> tuple[Tensor, Tensor]:
         B, N, _ = obs.shape
-        probs, action = torch.empty(B, N, A), torch.empty(B, N, dtype=torch.int64)
-        tasks = len(packed) * -(-(B * N // len(packed)) // TASK)
-        about = (code, shared, none if mask is None else mask, u, 1 / temperature, epsilon)
-        fused.run(_acts, tasks, obs, packed, plan, *about, probs, action)
-        return probs, action
+        probs, action = np.empty((B, N, A), np.float32), np.empty((B, N), np.int64)
+        kernel, workers = fused.ready(_acts, networks * -(-(B * N // networks) // TASK))
+        legal = nothing if mask is None else mask.numpy()
+        about = (code, shared, legal, u.numpy(), 1 / temperature, epsilon)
+        kernel(obs.numpy(), weights, sizes, at, space[:workers], *about, probs, action)
+        return torch.from_numpy(probs), torch.from_numpy(action)
 
     return act

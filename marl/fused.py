@@ -402,14 +402,20 @@ def _sources() -> str:
     return sha256(b"".join(text for text in texts if b"import numba" in text)).hexdigest()[:12]
 
 
-def run(kernel: Callable[..., None], tasks: int, x: Tensor, parameters: Tensor, plan: Any, *arguments: Any) -> None:
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    workers = min(threads, tasks)
+def ready(kernel: Callable[..., None], tasks: int) -> tuple[Any, int]:
+    """A kernel's machine code for so many tasks, and how many workers will share them."""
+    workers = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, tasks)  # type: ignore[attr-defined]
     if workers > 1:
         numba.set_num_threads(workers)
+    return _compiled(kernel, workers > 1), workers
+
+
+def run(kernel: Callable[..., None], tasks: int, x: Tensor, parameters: Tensor, plan: Any, *arguments: Any) -> None:
+    """A kernel on a workspace for each worker; its other arguments are tensors and numbers."""
+    compiled, workers = ready(kernel, tasks)
     sizes, at, space = plan
     seen = (x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments)
-    _compiled(kernel, workers > 1)(x.detach().numpy(), parameters.numpy(), sizes, at, space[:workers], *seen)
+    compiled(x.detach().numpy(), parameters.numpy(), sizes, at, space[:workers], *seen)
 
 
 def parts_of(rows: int) -> int:
