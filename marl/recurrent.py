@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.noise import uniform
-from marl.networks import Population, multilayer
+from marl.networks import Population, fused_for, multilayer
 
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 CACHE_UNITS = 1 << 22  # gates, over all steps, of the networks that are unrolled together: what the caches hold
@@ -49,6 +49,11 @@ class Gru(nn.Module):
         """Whole episodes: [S, C, inputs, steps * M], step by step -> what is remembered after each, [S, C, H, same]."""
         activation = self.see.activation
         layers = (*self.see.weights, *self.see.biases)
+        if fused_for(x) is not None:
+            from marl.fused_gru import Remembered  # on use: compiled code takes its time to load
+
+            found: Tensor = Remembered.apply(activation, x.shape[3] // steps, x, self.recall, self.bias, *layers)
+            return found
 
         def some(x: Tensor, recall: Tensor, bias: Tensor, *layers: Tensor) -> Tensor:
             """Some of the networks: [P, inputs, steps * M] -> [P, H, steps * M]."""
@@ -61,6 +66,10 @@ class Gru(nn.Module):
 
     def step(self, x: Tensor, before: Tensor) -> Tensor:
         """One step: inputs [S, C, inputs, M] and memory [S, C, H, M] -> memory [S, C, H, M]."""
+        if not torch.is_grad_enabled() and fused_for(x) is not None:
+            from marl.fused_gru import remembered  # on use: compiled code takes its time to load
+
+            return remembered(x, before, (self.recall, self.bias, *self.see.layers), self.see.activation)
         gates = self.see(x).flatten(0, 1)[None]
         kept: Tensor = _Unroll.apply(gates, self.recall, self.bias, before.flatten(0, 1))
         return kept[0].unflatten(0, x.shape[:2])

@@ -18,14 +18,15 @@ SERVICES = {"marl.results", "marl.statistics", "marl.metrics"}
 LAYERS = (
     {"types"},
     {"rollout", "networks", "recurrent", "sequence", "minibatch", "acting"}
-    | {"fused", "objective", "descent", "q_descent", "action_descent"},
+    | {"fused", "objective", "fused_gru", "descent", "q_descent", "action_descent"},
     {"policy", "critic", "mixing", "hindsight"},
     {"credit", "learn", "oracle"},
 )
 FACE = {"envs", "envs.base", "envs.noise", "envs.parallel", "envs.external", "envs.check"}  # what marl may name of envs
 THIRD_PARTY = {"envs": {"torch", "numpy", "pettingzoo", "gymnasium"}, "marl": {"torch", "numpy", "pettingzoo"}}
 # The extra `fast`: loaded on use only.
-COMPILED = {f"marl.{name}" for name in ("fused", "objective", "descent", "q_descent", "action_descent", "acting")}
+NUMBA = ("fused", "objective", "fused_gru", "descent", "q_descent", "action_descent", "acting")
+COMPILED = {f"marl.{name}" for name in NUMBA}
 
 
 def imports(name: str, top_level_only: bool = False) -> set[str]:

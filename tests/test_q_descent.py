@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from test_fused import distance, random, threads
 from tiny_mdp import LimitedTiny, MaskedTiny, TinyMdp
 from torch import Tensor
 
@@ -22,25 +22,8 @@ from marl.rollout import rollout
 
 pytest.importorskip("marl.fused", reason="the fused tier needs numba: pip install 'credit-sandbox[fast]'")
 
+__all__ = ["threads"]  # a fixture
 SEEDS = (3, 5)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    """|one - other| / |other|, both as vectors."""
-    return float(((one - other).norm() / other.norm().clamp(min=1e-30)).detach())
-
-
-@pytest.fixture
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run with so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def remembered(optimizer: torch.optim.Optimizer) -> list[Tensor]:
