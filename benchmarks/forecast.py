@@ -50,7 +50,7 @@ def compile_once(cells: Sequence[Cell], say: Callable[[str], None]) -> None:
 
         def on_start(self, _: object) -> None:
             if not said:
-                said.append("compiling the fast network kernels, once (about half a minute)")
+                said.append("compiling the fast network kernels, once (a minute or so)")
                 say(said[0])
 
         def on_end(self, _: object) -> None:

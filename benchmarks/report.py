@@ -325,7 +325,7 @@ def _datum(word: str) -> str:
 
 
 def _figures(pictures: Sequence[Picture]) -> str:
-    note = "Every figure also lies beside this page. Where the page is narrow, figures and tables scroll sideways."
+    note = "Every figure is also a file of its own. Where the page is narrow, figures and tables scroll sideways."
     drawn = "\n".join(map(_figure, sorted(pictures, key=_place)))
     return f"<p>{note}</p>\n{drawn}" if drawn else "<p>No figure could be drawn from these results.</p>"
 

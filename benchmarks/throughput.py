@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with redirect_stdout(Tee(sys.stdout)) as said:
             answer(chosen)
         summary = (
-            f"{', '.join(chosen.what)}; {chosen.threads} torch threads. Timings mean something on an idle machine."
+            f"{', '.join(chosen.what)}; torch threads: {chosen.threads}. Timings mean something on an idle machine."
         )
         figures = {"cost": chosen.figure, "growth": chosen.growth_figure}
         pictures = [(ABOUT[part], figure) for part, figure in figures.items() if part in chosen.what]
