@@ -121,9 +121,9 @@ def estimate(cells: Sequence[Cell], engine: Engine = ONE) -> dict[str, float]:
     """Seconds each cell will take beside others, by cell id.
 
     Each method is timed on the smallest and the largest game of a name, on the engine and as many at a time as will
-    run; in between, the time is a power of agents x horizon. Where that is more than MOST calibrations, every method is
-    timed on one game and the first method on all: time is then taken to be (of the method) x (of the game). A cell that
-    fails here is met again when it runs.
+    run; in between, time follows agents x horizon (`_between`). Where that is more than MOST calibrations, every method
+    is timed on one game and the first method on all: time is then taken to be (of the method) x (of the game). A cell
+    that fails here is met again when it runs.
     """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(cells, key=_size):
@@ -139,9 +139,18 @@ def estimate(cells: Sequence[Cell], engine: Engine = ONE) -> dict[str, float]:
     for (method, game), group in long.items():
         low, high = _of(method, game, found, max(known, default=FIXED))
         for c in group:
-            part = log(_size(c) / _size(group[0])) / max(1e-9, log(_size(group[-1]) / _size(group[0])))
-            out[cell_id(c.config)] = low * (high / low) ** part
+            out[cell_id(c.config)] = _between(_size(c), (_size(group[0]), low), (_size(group[-1]), high))
     return out
+
+
+def _between(size: int, small: tuple[int, float], large: tuple[int, float]) -> float:
+    """Seconds of a game between two: overhead + rate x size, or a power of the size where that grows faster."""
+    (a, low), (b, high) = small, large
+    if a == b:
+        return low
+    if high / low <= b / a:
+        return low + (high - low) * (size - a) / (b - a)
+    return float(low * (high / low) ** (log(size / a) / log(b / a)))
 
 
 def _few(ends: Mapping[tuple[str, str], Sequence[Cell]]) -> list[tuple[str, str]]:

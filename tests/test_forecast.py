@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -83,20 +83,29 @@ def test_walks_cost_their_judging_and_every_fit(monkeypatch: pytest.MonkeyPatch,
     assert forecast._walks(c) == 0, "nothing is judged where there is no truth"
 
 
-def test_time_between_two_sizes_is_a_power_of_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ends are asked; a power law between them comes back exactly, whatever its exponent."""
+LAWS: dict[str, Callable[[int], float]] = {
+    "power": lambda n: 0.5 * n**1.5,
+    "overhead": lambda n: 2.0 + 0.25 * n,
+    "proportional": lambda n: 0.25 * n,
+    "constant": lambda n: 2.0,
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_time_between_two_sizes_follows_the_size(monkeypatch: pytest.MonkeyPatch, law: str) -> None:
+    """Two ends are asked; an overhead with a rate, and a power above one, come back exactly."""
     asked: list[int] = []
 
     def answers(cells: Sequence[Cell], ask: Any, engine: Engine) -> list[float]:
         asked.extend(c.knobs["n_agents"] for c in cells)
-        return [0.5 * c.knobs["n_agents"] ** 1.5 for c in cells]
+        return [LAWS[law](c.knobs["n_agents"]) for c in cells]
 
     monkeypatch.setattr(forecast, "answers", answers)
     cells = [cell(n_agents=n) for n in (3, 6, 12, 24)]
     found = forecast.estimate(cells)
     assert asked == [3, 24]
     for c in cells:
-        assert found[cell_id(c.config)] == pytest.approx(0.5 * c.knobs["n_agents"] ** 1.5)
+        assert found[cell_id(c.config)] == pytest.approx(LAWS[law](c.knobs["n_agents"]))
 
 
 def test_wall_clock_is_that_of_the_longest_worker() -> None:
