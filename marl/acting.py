@@ -38,14 +38,16 @@ def _load(work, at, sizes, packed):
 def _see(work, start, width, obs, b0, n0, first, rows, group):
     """Rows first .. first + rows of what agents see, row r being agent n0 + r % group of episode b0 + r // group."""
     O = obs.shape[2]
+    block = work[start : start + rows * width].reshape(rows, width)
     if obs.strides[2] > obs.strides[0]:
         for i in range(O):
             for r in range(rows):
-                work[start + r * width + i] = obs[b0 + (first + r) // group, n0 + (first + r) % group, i]
+                block[r, i] = obs[b0 + (first + r) // group, n0 + (first + r) % group, i]
     else:
         for r in range(rows):
+            place, seen = block[r], obs[b0 + (first + r) // group, n0 + (first + r) % group]
             for i in range(O):
-                work[start + r * width + i] = obs[b0 + (first + r) // group, n0 + (first + r) % group, i]
+                place[i] = seen[i]
 
 
 @_inner

@@ -26,11 +26,10 @@ POLICY, SQUARES = 0, 1
 @_inner
 def _see(work, start, width, x, picked):
     """The picked rows of x [R,in] into the workspace; the last again up to a multiple of HIGH."""
-    features = x.shape[1]
     for r in range(_high(len(picked))):
-        k, at = picked[min(r, len(picked) - 1)], start + r * width
-        for i in range(features):
-            work[at + i] = x[k, i]
+        place, seen = work[start + r * width :][:width], x[picked[min(r, len(picked) - 1)]]
+        for i in range(len(seen)):  # over slices: a loop over sums of indices would not run in vector registers
+            place[i] = seen[i]
 
 
 @_inner

@@ -154,15 +154,15 @@ def _read(work, at, sizes, parameters):
     for k in range(depth):
         I, O = sizes[k], sizes[k + 1]
         wide, high = at[WIDTH, k + 1], at[WIDTH, k]
+        weights = work[at[WT, k] : at[WT, k] + I * wide].reshape(I, wide)
         for o in range(O):
-            for i in range(I):
-                value = parameters[k0 + o * I + i]
-                work[at[W, k] + o * high + i] = value
-                work[at[WT, k] + i * wide + o] = value
+            row, given = work[at[W, k] + o * high :][:I], parameters[k0 + o * I :][:I]
+            for i in range(I):  # over slices: a loop over sums of indices would not run in vector registers
+                row[i] = given[i]
+                weights[i, o] = given[i]
         k0 += O * I
     for k in range(depth):
-        for o in range(sizes[k + 1]):
-            work[at[BIAS, k] + o] = parameters[k0 + o]
+        work[at[BIAS, k] : at[BIAS, k] + sizes[k + 1]] = parameters[k0 : k0 + sizes[k + 1]]
         k0 += sizes[k + 1]
         wide, high = at[WIDTH, k + 1], at[WIDTH, k]
         work[at[GRAD_WT, k] : at[GRAD_WT, k] + high * wide] = 0
@@ -176,31 +176,34 @@ def _write(work, at, sizes, gradient):
     for k in range(depth):
         I, O = sizes[k], sizes[k + 1]
         wide = at[WIDTH, k + 1]
+        found = work[at[GRAD_WT, k] : at[GRAD_WT, k] + I * wide].reshape(I, wide)
         for o in range(O):
+            row = gradient[k0 + o * I :][:I]
             for i in range(I):
-                gradient[k0 + o * I + i] = work[at[GRAD_WT, k] + i * wide + o]
+                row[i] = found[i, o]
         k0 += O * I
     for k in range(depth):
-        for o in range(sizes[k + 1]):
-            gradient[k0 + o] = work[at[GRAD_BIAS, k] + o]
+        gradient[k0 : k0 + sizes[k + 1]] = work[at[GRAD_BIAS, k] : at[GRAD_BIAS, k] + sizes[k + 1]]
         k0 += sizes[k + 1]
 
 
 @_inner
 def _gather(work, start, width, x, first, rows):
     """x[:, first : first + rows] into the workspace, rows by features; rows up to a multiple of HIGH are zeros."""
-    features = x.shape[0]
+    features, high = x.shape[0], _high(rows)
+    block = work[start : start + high * width].reshape(high, width)
     if x.strides[0] < x.strides[1]:
         for r in range(rows):
+            place, seen = block[r], x[:, first + r]
             for i in range(features):
-                work[start + r * width + i] = x[i, first + r]
+                place[i] = seen[i]
     else:
         for i in range(features):
+            seen = x[i, first : first + rows]
             for r in range(rows):
-                work[start + r * width + i] = x[i, first + r]
-    for r in range(rows, _high(rows)):
-        for i in range(features):
-            work[start + r * width + i] = 0.0
+                block[r, i] = seen[r]
+    for r in range(rows, high):
+        block[r, :features] = 0
 
 
 @numba.njit(inline="always")
@@ -211,9 +214,11 @@ def _high(rows):
 @_inner
 def _scatter(work, start, width, y, first, rows):
     """The inverse of `_gather`."""
+    block = work[start : start + rows * width].reshape(rows, width)
     for i in range(y.shape[0]):
+        told = y[i, first : first + rows]
         for r in range(rows):
-            y[i, first + r] = work[start + r * width + i]
+            told[r] = block[r, i]
 
 
 @_inner

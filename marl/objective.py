@@ -77,11 +77,10 @@ def _exponentials(z, e, top, rows, wide):
     """e = exp(z - top of the row), 0 for what is never done."""
     for r in range(rows):
         best = top[r]
-        for k in range(r * wide, (r + 1) * wide, LANES):
-            for a in range(LANES):
-                x = z[k + a]
-                y = exp(x - best)
-                e[k + a] = y if x > np.float32(-1e29) else np.float32(0)
+        said, out = z[r * wide :][:wide], e[r * wide :][:wide]
+        for a in range(wide):  # over slices: a loop over sums of indices would not run in vector registers
+            y = exp(said[a] - best)
+            out[a] = y if said[a] > np.float32(-1e29) else np.float32(0)
 
 
 @_inner
@@ -113,14 +112,13 @@ def _pulls(z, dz, total, rest, slope, weight, rows, wide, entropy):
     """
     for r in range(rows):
         inverse, last, spread = np.float32(1) / total[r], rest[r], np.float32(0)
+        said, out = z[r * wide :][:wide], dz[r * wide :][:wide]
         if entropy:
-            for k in range(r * wide, (r + 1) * wide, LANES):
-                for a in range(LANES):
-                    spread += dz[k + a] * inverse * max(z[k + a] - last, LEAST)
+            for a in range(wide):
+                spread += out[a] * inverse * max(said[a] - last, LEAST)
         w, s = weight[r] * inverse, slope[r] - entropy * spread
-        for k in range(r * wide, (r + 1) * wide, LANES):
-            for a in range(LANES):
-                dz[k + a] *= w * (s + entropy * max(z[k + a] - last, LEAST))
+        for a in range(wide):
+            out[a] *= w * (s + entropy * max(said[a] - last, LEAST))
         total[r] = spread
 
 
