@@ -24,7 +24,7 @@ SHOWN = (
     "potential V + return",
     "potential V* + return",
     "IRCR + return",
-    "RUDDER + return",
+    "RUDDER + immediate",
     "HCA return",
     "COCOA reward",
     "reference O8",
