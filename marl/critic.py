@@ -117,13 +117,13 @@ class Value(nn.Module):
     def descended(
         self, optimizer: torch.optim.Optimizer, trajectory: Trajectory, target: Tensor, old: Tensor, order: Tensor
     ) -> bool:
-        """All gradient steps of one fit in one call, where the fused tier can (`marl.descent`); False where it cannot.
+        """All gradient steps of one fit in one call, where the fused tier can (`fused.descent`); False where it cannot.
 
         target and old [T,B,N] in the network's units, order as of `minibatch.orders`.
         """
         if self.gru is not None or fused_for(target) is None:
             return False
-        from marl.descent import descend  # on use: compiled code takes its time to load
+        from marl.fused.descent import descend  # on use: compiled code takes its time to load
 
         how, alive = self.how, trajectory.alive[..., None].expand(target.shape)
         with torch.no_grad():
@@ -236,7 +236,7 @@ class ActionValue(nn.Module):
         T, B, N = trajectory.action.shape
         view = game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))
         if not torch.is_grad_enabled() and fused_for(view) is not None:
-            from marl.action_descent import judge  # on use: compiled code takes its time to load
+            from marl.fused.action_descent import judge  # on use: compiled code takes its time to load
 
             found = judge(self.layers, self.activation, self._rows(view), self._rows(trajectory.action))
             return found.unflatten(1, (T, B // S)).transpose(0, 1).flatten(1, 2)
@@ -253,7 +253,7 @@ class ActionValue(nn.Module):
         """As `Value.descended`, for Q of the actions taken; target and old [T,B,N]."""
         if fused_for(target) is None:
             return False
-        from marl.action_descent import descend  # on use: compiled code takes its time to load
+        from marl.fused.action_descent import descend  # on use: compiled code takes its time to load
 
         how, (T, B) = self.how, trajectory.alive.shape
         view = self.game.critic_view(flatten(trajectory.state)).unflatten(0, (T, B))

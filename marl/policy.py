@@ -114,7 +114,7 @@ class Actor(nn.Module):
         """See `marl.rollout.ActsAtOnce`; luck tells where and in which precision. epsilon >= 0: epsilon-greedy."""
         if self.gru is not None or self.norm is not None or fused_for(luck) is None:
             return None
-        from marl.acting import acting  # on use: compiled code takes its time to load
+        from marl.fused.acting import acting  # on use: compiled code takes its time to load
 
         return acting(self.net.layers, self.net.activation, self.shared, temperature, epsilon)
 

@@ -50,7 +50,7 @@ class Gru(nn.Module):
         activation = self.see.activation
         layers = (*self.see.weights, *self.see.biases)
         if fused_for(x) is not None:
-            from marl.fused_gru import Remembered  # on use: compiled code takes its time to load
+            from marl.fused.gru import Remembered  # on use: compiled code takes its time to load
 
             found: Tensor = Remembered.apply(activation, x.shape[3] // steps, x, self.recall, self.bias, *layers)
             return found
@@ -67,7 +67,7 @@ class Gru(nn.Module):
     def step(self, x: Tensor, before: Tensor) -> Tensor:
         """One step: inputs [S, C, inputs, M] and memory [S, C, H, M] -> memory [S, C, H, M]."""
         if not torch.is_grad_enabled() and fused_for(x) is not None:
-            from marl.fused_gru import remembered  # on use: compiled code takes its time to load
+            from marl.fused.gru import remembered  # on use: compiled code takes its time to load
 
             return remembered(x, before, (self.recall, self.bias, *self.see.layers), self.see.activation)
         gates = self.see(x).flatten(0, 1)[None]

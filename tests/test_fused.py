@@ -217,7 +217,7 @@ def test_exponentials_and_logs_are_accurate() -> None:
     """Within 4e-7 of their size over the whole range that a policy meets."""
     import numba
 
-    from marl import objective
+    from marl.fused import objective
 
     @numba.njit(fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
     def many(x: Any, up: Any, down: Any) -> None:

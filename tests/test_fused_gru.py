@@ -11,7 +11,7 @@ from marl.recurrent import Gru
 
 __all__ = ["threads"]  # a fixture
 
-pytest.importorskip("marl.fused_gru", reason="the fused tier needs numba: pip install 'credit-sandbox[fast]'")
+pytest.importorskip("marl.fused.gru", reason="the fused tier needs numba: pip install 'credit-sandbox[fast]'")
 
 
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)

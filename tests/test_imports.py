@@ -17,16 +17,14 @@ FILES = {
 SERVICES = {"marl.results", "marl.statistics", "marl.metrics"}
 LAYERS = (
     {"types"},
-    {"rollout", "networks", "recurrent", "sequence", "minibatch", "acting"}
-    | {"fused", "objective", "fused_gru", "descent", "q_descent", "action_descent"},
+    {"rollout", "networks", "recurrent", "sequence", "minibatch", "fused"},
     {"policy", "critic", "mixing", "hindsight"},
     {"credit", "learn", "oracle"},
 )
 FACE = {"envs", "envs.base", "envs.noise", "envs.parallel", "envs.external", "envs.check"}  # what marl may name of envs
 THIRD_PARTY = {"envs": {"torch", "numpy", "pettingzoo", "gymnasium"}, "marl": {"torch", "numpy", "pettingzoo"}}
 # The extra `fast`: loaded on use only.
-NUMBA = ("fused", "objective", "fused_gru", "descent", "q_descent", "action_descent", "acting")
-COMPILED = {f"marl.{name}" for name in NUMBA}
+COMPILED = {name for name in FILES if name.startswith("marl.fused")}
 
 
 def imports(name: str, top_level_only: bool = False) -> set[str]:

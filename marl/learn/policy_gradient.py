@@ -139,10 +139,10 @@ class Ppo(PolicyGradient):
 def descended(
     how: Ppo, actor: Actor, optimizer: torch.optim.Optimizer, trajectory: Trajectory, credit: Tensor, update: int
 ) -> bool:
-    """Where the fused tier can, all of PPO's gradient steps in one call (`marl.descent`); False where it cannot."""
+    """Where the fused tier can, all of PPO's gradient steps in one call (`fused.descent`); False where it cannot."""
     if actor.gru is not None or fused_for(credit) is None:
         return False
-    from marl.descent import descend  # on use: compiled code takes its time to load
+    from marl.fused.descent import descend  # on use: compiled code takes its time to load
 
     action = trajectory.action[..., None]
     alive = trajectory.alive[..., None, None].expand_as(action)

@@ -272,12 +272,12 @@ class QTraining:
         return Memory(*(x.flatten(1, 2).index_select(1, rows) for x in self.buffer))
 
     def _descended(self, which: Tensor) -> bool:
-        """Take all gradient steps in one call, where the fused tier can (`marl.q_descent`); False where it cannot."""
+        """Take all gradient steps in one call, where the fused tier can (`fused.q_descent`); False where it cannot."""
         how, buffer = self.how, self.buffer
         assert buffer is not None
         if self.viewed or fused_for(buffer.obs) is None or buffer.signal.dtype != torch.float32:
             return False
-        from marl.q_descent import q_descend  # on use: compiled code takes its time to load
+        from marl.fused.q_descent import q_descend  # on use: compiled code takes its time to load
 
         net, old, mixed = self.net.net, self.old_net.net, self.mixer is not None
         about = (mixed, how.double, how.gamma, how.max_grad_norm)

@@ -1,6 +1,6 @@
 """COMA's critic in compiled code: what every own action would be worth, and all gradient steps of its fit in one call.
 
-Built on the blocks of `marl.fused`; the equal in plain torch is `critic.ActionValue` and the loop of `Chain.fit`. Here
+Built on `blocks`; the equal in plain torch is `critic.ActionValue` and the loop of `Chain.fit`. Here
 as there the first layer is computed once for all agents of a cell, a (step, episode) pair: h = W_v view + b +
 sum_j W_a[j, a_j], and agent i reads squash(h - W_a[i, a_i] + who_i). Of a one-hot action only a row of W_a is added.
 """
@@ -17,9 +17,25 @@ import torch
 from numba.core import types
 from torch import Tensor
 
-from marl import fused
-from marl.fused import BLOCK, SLOPES, UNITS, WIDTH, _down, _high, _inner, _read, _share, _squash, _unsquash, _up, _write
-from marl.q_descent import follow, in_steps
+from marl.fused.adam import follow, in_steps
+from marl.fused.blocks import (
+    BLOCK,
+    CODES,
+    SLOPES,
+    UNITS,
+    WIDTH,
+    go_down,
+    go_up,
+    inner,
+    read,
+    share,
+    squash,
+    tiled,
+    unsquash,
+    write,
+)
+from marl.fused.kernels import SIGNATURES, parts_of, plan_of, run
+from marl.fused.objective import gap_of
 
 
 @numba.njit(inline="always")
@@ -39,7 +55,7 @@ def _add(to, at, what, begin, size, times):
         a[k] += times * b[k]
 
 
-@_inner
+@inner
 def _joint(work, at, sizes, view, action, cells, numbers, tables, A):
     """h [cells, H] of some cells and the bias of `who`, where the outputs of the first layer lie."""
     V, H, wide = sizes[0], sizes[1], at[WIDTH, 1]
@@ -48,8 +64,8 @@ def _joint(work, at, sizes, view, action, cells, numbers, tables, A):
         x, seen = work[start + c * at[WIDTH, 0] :][:V], view[cells[c]]
         for i in range(V):
             x[i] = seen[i]
-    work[start + len(cells) * at[WIDTH, 0] : start + _high(len(cells)) * at[WIDTH, 0]] = 0
-    _up(work, at, sizes, _high(len(cells)), 0)
+    work[start + len(cells) * at[WIDTH, 0] : start + tiled(len(cells)) * at[WIDTH, 0]] = 0
+    go_up(work, at, sizes, tiled(len(cells)), 0)
     for c in range(len(cells)):
         h = at[UNITS, 1] + c * wide
         _add(work, h, numbers, tables + N * (A + 1) * H, H, np.float32(1))
@@ -57,7 +73,7 @@ def _joint(work, at, sizes, view, action, cells, numbers, tables, A):
             _add(work, h, numbers, tables + (j * A + action[cells[c], j]) * H, H, np.float32(1))
 
 
-@_inner
+@inner
 def _answers(work, at, sizes, code, joint, at1, action, cells, first, rows, numbers, tables):
     """Q of all own actions in rows (cell, agent) first .. first + rows of the cells whose h is known."""
     N, H, A, wide = action.shape[1], sizes[0], sizes[-1], at[WIDTH, 0]
@@ -68,36 +84,24 @@ def _answers(work, at, sizes, code, joint, at1, action, cells, first, rows, numb
         own, one = numbers[tables + (i * A + action[cells[c], i]) * H :][:H], numbers[who + i * H :][:H]
         for k in range(H):
             x[k] = h[k] - own[k] + one[k]
-    work[at[UNITS, 0] + rows * wide : at[UNITS, 0] + _high(rows) * wide] = 0
-    _squash(work[at[UNITS, 0] : at[UNITS, 0] + rows * wide], code)
-    _up(work, at, sizes, _high(rows), code)
+    work[at[UNITS, 0] + rows * wide : at[UNITS, 0] + tiled(rows) * wide] = 0
+    squash(work[at[UNITS, 0] : at[UNITS, 0] + rows * wide], code)
+    go_up(work, at, sizes, tiled(rows), code)
 
 
-@_inner
-def _gap(said, aim, old, clip):
-    """Half the slope of `critic.error` in what was said."""
-    gap = said - aim
-    if clip >= 0:
-        moved = said - old
-        kept = old + min(max(moved, -clip), clip) - aim
-        if kept * kept > gap * gap:
-            gap = kept if abs(moved) < clip else np.float32(0)
-    return gap
-
-
-@_inner
+@inner
 def _back(work, at, sizes, code, joint, at1, action, cells, first, rows, aim, old, unit, clip, gradient, tables):
     """The chain rule for rows that were answered, down to h; adds to the gradients."""
     N, H, A, wide = action.shape[1], sizes[0], sizes[-1], at[WIDTH, -1]
-    work[at[SLOPES, -1] : at[SLOPES, -1] + _high(rows) * wide] = 0
+    work[at[SLOPES, -1] : at[SLOPES, -1] + tiled(rows) * wide] = 0
     for r in range(rows):
         cell, i = cells[(first + r) // N], (first + r) % N
         taken = r * wide + action[cell, i]
-        gap = _gap(work[at[UNITS, -1] + taken], aim[cell, i], old[cell, i], clip)
+        gap = gap_of(work[at[UNITS, -1] + taken], aim[cell, i], old[cell, i], clip)
         work[at[SLOPES, -1] + taken] = 2 * unit[cell] * gap
-    _down(work, at, sizes, _high(rows), code, True)
+    go_down(work, at, sizes, tiled(rows), code, True)
     wide, x, dx = at[WIDTH, 0], at[UNITS, 0], at[SLOPES, 0]
-    _unsquash(work[dx : dx + rows * wide], work[x : x + rows * wide], code)
+    unsquash(work[dx : dx + rows * wide], work[x : x + rows * wide], code)
     for r in range(rows):
         c, i = (first + r) // N, (first + r) % N
         own, one = tables + (i * A + action[cells[c], i]) * H, tables + (N * A + i) * H
@@ -106,7 +110,7 @@ def _back(work, at, sizes, code, joint, at1, action, cells, first, rows, aim, ol
         _add(gradient, one, work, dx + r * wide, H, np.float32(1))
 
 
-@_inner
+@inner
 def _learn(
     work, at, sizes, code, joint, at1, sizes1, view, action, cells, aim, old, unit, clip, numbers, gradient,
 ):  # fmt: skip
@@ -114,12 +118,12 @@ def _learn(
     N, H, A, wide = action.shape[1], sizes[0], sizes[-1], at1[WIDTH, 1]
     rest, tables = _sections(sizes1, sizes)
     gradient[tables:] = 0
-    _read(joint, at1, sizes1, numbers)
-    _read(work, at, sizes, numbers[rest:])
+    read(joint, at1, sizes1, numbers)
+    read(work, at, sizes, numbers[rest:])
     for begin in range(0, len(cells), BLOCK):
         some = cells[begin : begin + BLOCK]
         _joint(joint, at1, sizes1, view, action, some, numbers, tables, A)
-        joint[at1[SLOPES, 1] : at1[SLOPES, 1] + _high(len(some)) * wide] = 0
+        joint[at1[SLOPES, 1] : at1[SLOPES, 1] + tiled(len(some)) * wide] = 0
         for first in range(0, len(some) * N, BLOCK):
             rows = min(BLOCK, len(some) * N - first)
             _answers(work, at, sizes, code, joint, at1, action, some, first, rows, numbers, tables)
@@ -129,9 +133,9 @@ def _learn(
             _add(gradient, tables + N * (A + 1) * H, joint, dh, H, np.float32(1))
             for j in range(N):
                 _add(gradient, tables + (j * A + action[some[c], j]) * H, joint, dh, H, np.float32(1))
-        _down(joint, at1, sizes1, _high(len(some)), 0, False)
-    _write(joint, at1, sizes1, gradient)
-    _write(work, at, sizes, gradient[rest:])
+        go_down(joint, at1, sizes1, tiled(len(some)), 0, False)
+    write(joint, at1, sizes1, gradient)
+    write(work, at, sizes, gradient[rest:])
 
 
 def _judge(view, parameters, sizes, at, space, code, sizes1, at1, space1, action, every, parts, y):
@@ -140,10 +144,10 @@ def _judge(view, parameters, sizes, at, space, code, sizes1, at1, space1, action
     for worker in numba.prange(len(space)):
         work, joint = space[worker], space1[worker]
         for task in range(worker, S * parts, len(space)):
-            s, (b, e) = task // parts, _share(R, task % parts, parts)
+            s, (b, e) = task // parts, share(R, task % parts, parts)
             numbers = parameters[s]
-            _read(joint, at1, sizes1, numbers)
-            _read(work, at, sizes, numbers[rest:])
+            read(joint, at1, sizes1, numbers)
+            read(work, at, sizes, numbers[rest:])
             for begin in range(b, e, BLOCK):
                 some = every[begin : min(begin + BLOCK, e)]
                 _joint(joint, at1, sizes1, view[s], action[s], some, numbers, tables, A)
@@ -174,7 +178,7 @@ def _fit(
                 unit[s, cell] = alive[s, cell] / np.float32(max(1, live * N))
         for worker in numba.prange(len(space)):
             for task in range(worker, S * parts, len(space)):
-                s, (b, e) = task // parts, _share(end - begin, task % parts, parts)
+                s, (b, e) = task // parts, share(end - begin, task % parts, parts)
                 _learn(
                     space[worker], at, sizes, code, space1[worker], at1, sizes1, view[s], action[s],
                     order[step // pieces, s, begin + b : begin + e], aim[s], old[s], unit[s], clip,
@@ -186,8 +190,8 @@ def _fit(
 _F, _I, _B = types.float32, types.int64, types.boolean
 _2, _3 = _F[:, ::1], _F[:, :, ::1]
 _PLANS = (_3, _2, _I[::1], _I[:, ::1], _2, _I, _I[::1], _I[:, ::1], _2)  # view, parameters, plan, activation, plan
-fused.SIGNATURES[_judge] = types.void(*_PLANS, _I[:, :, ::1], _I[::1], _I, _F[:, :, :, ::1])
-fused.SIGNATURES[_fit] = types.void(
+SIGNATURES[_judge] = types.void(*_PLANS, _I[:, :, ::1], _I[::1], _I, _F[:, :, :, ::1])
+SIGNATURES[_fit] = types.void(
     *(*_PLANS, _I[:, :, ::1], _I[:, :, ::1], _I),  # action, order, pieces
     *(_3, _3, _B[:, ::1], _F, _F),  # aim, old, alive, clip, norm
     *(types.float64[::1], _2, _2, _2, _3),  # rates, Adam's memory, unit, gradients
@@ -217,16 +221,16 @@ def unpack(table: Tensor, layers: Sequence[Tensor]) -> list[Tensor]:
 
 def _plans(layers: Sequence[Tensor], V: int) -> tuple[Any, Any]:
     """Workspaces of the layers behind the first and of the first."""
-    return fused.plan_of(layers[4:]), fused.plan_of((layers[0][:, :, :V], layers[1]))
+    return plan_of(layers[4:]), plan_of((layers[0][:, :, :V], layers[1]))
 
 
 def judge(layers: Sequence[Tensor], activation: str, view: Tensor, action: Tensor) -> Tensor:
     """Q [S,R,N,A] of every own action; view [S,R,V], action [S,R,N], layers as of `pack`."""
     (S, R, V), N = view.shape, action.shape[2]
     plan, plan1 = _plans(layers, V)
-    y, parts = view.new_empty(S, R, N, int(plan[0][-1])), fused.parts_of(R)
+    y, parts = view.new_empty(S, R, N, int(plan[0][-1])), parts_of(R)
     about = (*plan1, action, torch.arange(R), parts, y)
-    fused.run(_judge, S * parts, view, pack(layers), plan, fused.CODES[activation], *about)
+    run(_judge, S * parts, view, pack(layers), plan, CODES[activation], *about)
     return y
 
 
@@ -250,12 +254,12 @@ def descend(
     """
     S, R, V = view.shape
     plan, plan1 = _plans(layers, V)
-    parts = fused.parts_of(R // pieces)
+    parts = parts_of(R // pieces)
 
     def work(parameters: Tensor, rates: Tensor, mean: Tensor, square: Tensor) -> None:
         scratch = (parameters.new_empty(S, R), parameters.new_empty(S, parts, parameters.shape[1]))
-        fused.run(
-            *(_fit, S * parts, view, parameters, plan, fused.CODES[activation]),
+        run(
+            *(_fit, S * parts, view, parameters, plan, CODES[activation]),
             *(*plan1, action, order.contiguous(), pieces, aim, old, alive, -1.0 if clip is None else clip),
             *(0.0 if max_norm is None else max_norm, rates, mean, square, *scratch),
         )

@@ -1,24 +1,43 @@
 """How much better would a policy do if its outputs moved? The slopes of a policy gradient's objective, row by row.
 
-Compiled by numba for `marl.fused` and `marl.descent`; the equal in plain torch is `learn.policy_gradient.loss`. A row's
-outputs fill whole vector registers, so that exponentials of all its actions, padding included, cost one evaluation.
+The equal in plain torch is `learn.policy_gradient.loss`. A row's outputs fill whole vector registers, so that
+exponentials of all its actions, padding included, cost one evaluation.
 """
 
 # mypy: allow-untyped-defs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numba
 import numpy as np
+import torch
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
+from torch import Tensor
 
-BLOCK = 64  # rows that go through all layers together
-LANES = 8  # what widths are padded to: half a vector register
+from marl.fused.blocks import (
+    BLOCK,
+    CODES,
+    SLOPES,
+    UNITS,
+    WIDTH,
+    gather,
+    go_down,
+    go_up,
+    inner,
+    read,
+    share,
+    tiled,
+    write,
+)
+from marl.fused.kernels import SIGNATURES, flat, parts_of, run, unflat
+
 NEVER = np.float32(-1e30)  # the output of what is not allowed
 LEAST = np.float32(-104)  # the log of the smallest number that is not 0, about
-_inner = numba.njit(fastmath=True, error_model="numpy", inline="never")
 _small = numba.njit(fastmath=True, error_model="numpy", inline="always")
 
 
@@ -72,7 +91,7 @@ def log(x):
     return np.float32(2) * s * y + np.float32(n) * np.float32(0.69314718056)
 
 
-@_inner
+@inner
 def _exponentials(z, e, top, rows, wide):
     """e = exp(z - top of the row), 0 for what is never done."""
     for r in range(rows):
@@ -83,20 +102,20 @@ def _exponentials(z, e, top, rows, wide):
             out[a] = y if said[a] > np.float32(-1e29) else np.float32(0)
 
 
-@_inner
+@inner
 def _logs(x, out, rows):
     for r in range(rows):
         out[r] = log(x[r])
 
 
-@_inner
+@inner
 def _ratios(taken, old, out, rows):
     """pi(a|o) / pi_old(a|o)."""
     for r in range(rows):
         out[r] = exp(min(taken[r] - old[r], np.float32(80)))
 
 
-@_inner
+@inner
 def _close(z, rows, wide, A):
     """Padding is never done."""
     for r in range(rows):
@@ -104,7 +123,7 @@ def _close(z, rows, wide, A):
             z[r * wide + a] = NEVER
 
 
-@_inner
+@inner
 def _pulls(z, dz, total, rest, slope, weight, rows, wide, entropy):
     """dz = -weight times the slopes, but for the slope of the action taken; dz comes in as exponentials, total too.
 
@@ -122,7 +141,7 @@ def _pulls(z, dz, total, rest, slope, weight, rows, wide, entropy):
         total[r] = spread
 
 
-@_inner
+@inner
 def slopes(z, dz, rows, wide, A, action, credit, old, weight, scratch, entropy, clip):
     """The sum of weight (gain + entropy H(pi)) over rows, and -weight times its slopes at the outputs z in dz.
 
@@ -163,3 +182,107 @@ def slopes(z, dz, rows, wide, A, action, credit, old, weight, scratch, entropy, 
         dz[r * wide + action[r]] -= weight[r] * ratio[r]
         gain -= weight[r] * entropy * total[r]
     return gain
+
+
+@inner
+def gap_of(said, aim, old, clip):
+    """Half the slope of `critic.error` in what was said."""
+    gap = said - aim
+    if clip >= 0:
+        moved = said - old
+        kept = old + min(max(moved, -clip), clip) - aim
+        if kept * kept > gap * gap:
+            gap = kept if abs(moved) < clip else np.float32(0)
+    return gap
+
+
+def _policy(
+    x, parameters, sizes, at, space, code, action, credit, old, weight, legal, entropy, clip, losses, gradients
+):
+    """Minus the objective of a policy gradient, and its gradient, in one go: see `policy_loss`."""
+    S, C, _, R = x.shape
+    groups, A = S * C // len(parameters), sizes[-1]
+    parts = gradients.shape[1] // groups
+    for worker in numba.prange(len(space)):
+        work = space[worker]
+        for task in range(worker, S * C * parts, len(space)):
+            p, part = task // parts, task % parts
+            s, c = p // C, p % C
+            read(work, at, sizes, parameters[p // groups])
+            begin, end = share(R, part, parts)
+            total, scratch, weights = 0.0, np.empty((5, BLOCK), np.float32), np.zeros(BLOCK, np.float32)
+            taken, credits, before = np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+            for first in range(begin, end, BLOCK):
+                rows, wide = min(BLOCK, end - first), at[WIDTH, -1]
+                high = tiled(rows)
+                gather(work, at[UNITS, 0], at[WIDTH, 0], x[s, c], first, rows)
+                go_up(work, at, sizes, high, code)
+                z = work[at[UNITS, -1] : at[UNITS, -1] + high * wide]
+                dz = work[at[SLOPES, -1] : at[SLOPES, -1] + high * wide]
+                weights[rows:high] = 0
+                for r in range(rows):
+                    k = first + r
+                    taken[r], credits[r], weights[r] = action[s, c, k], credit[s, c, k], weight[s, c, k]
+                    before[r] = old[s, c, k] if clip >= 0 else np.float32(0)
+                    if legal.size:
+                        for a in range(A):
+                            if not legal[s, c, a, k]:
+                                z[r * wide + a] = NEVER
+                total -= slopes(z, dz, high, wide, A, taken, credits, before, weights, scratch, entropy, clip)
+                go_down(work, at, sizes, high, code, False)
+            losses[s, c, part] = total
+            write(work, at, sizes, gradients[p // groups, task % (groups * parts)])
+
+
+_F, _I = types.float32, types.int64
+_3 = _F[:, :, :]
+SIGNATURES[_policy] = types.void(
+    *(_F[:, :, :, :], _F[:, ::1], _I[::1], _I[:, ::1], _F[:, ::1], _I),  # x, parameters, plan, activation
+    *(_I[:, :, :], _3, _3, _3, types.boolean[:, :, :, :], _F, _F),  # action, credit, old, weight, legal, entropy, clip
+    *(types.float64[:, :, ::1], _F[:, :, ::1]),  # losses, gradients
+)
+
+
+class _Objective(torch.autograd.Function):
+    """Losses [S] whose gradient was found with them."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, gradients: Sequence[Tensor], *layers: Tensor) -> Tensor:
+        """Keep the gradients."""
+        ctx.gradients = gradients
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Each seed's gradient times the slope of its own loss."""
+        scale = grad.repeat_interleave(len(ctx.gradients[0]) // len(grad))[:, None, None]
+        return None, None, *(g * scale for g in ctx.gradients)
+
+
+def policy_loss(
+    x: Tensor,
+    layers: Sequence[Tensor],
+    activation: str,
+    action: Tensor,
+    credit: Tensor,
+    weight: Tensor,
+    old: Tensor | None = None,
+    legal: Tensor | None = None,
+    entropy: float = 0.0,
+    clip: float | None = None,
+) -> Tensor:
+    """[S] - sum weight (gain + entropy H(pi)), gain as in `learn.policy_gradient.loss`, its gradient in the same pass.
+
+    x [S,C,in,R]; action, credit, weight, old (log probability when acting) [S,C,R]; legal [S,C,A,R] bool.
+    """
+    parameters, plan = flat(layers)
+    S, C, _, R = x.shape
+    groups = S * C // len(parameters)
+    parts = parts_of(R)
+    gradients = x.new_empty((len(parameters), groups * parts, parameters.shape[1]))
+    losses = x.new_empty((S, C, parts), dtype=torch.float64)
+    allowed = torch.ones(1, 1, 0, 1, dtype=torch.bool) if legal is None else legal
+    arguments = (x, parameters, plan, CODES[activation], action, credit, credit if old is None else old, weight)
+    run(_policy, S * C * parts, *arguments, allowed, entropy, -1.0 if clip is None else clip, losses, gradients)
+    total = gradients[:, 0] if groups * parts == 1 else gradients.sum(1)
+    return _Objective.apply(losses.sum((1, 2)).to(x.dtype), unflat(total, layers), *layers)

@@ -1,6 +1,6 @@
 """A memory in compiled code: a block of episodes walks through time, and back, while its gates lie in the cache.
 
-Built on the blocks of `marl.fused`; the equal in plain torch is the rest of `marl.recurrent`. What becomes of an input
+Built on `blocks`; the equal in plain torch is the rest of `marl.recurrent`. What becomes of an input
 (a perceptron) and what is recalled (U h + b) are two networks of that tier, "see" and "recall": a step is one pass of
 each, rows by features, and the gates between them. Gates are computed again on the way back rather than kept.
 """
@@ -18,37 +18,38 @@ import torch
 from numba.core import types
 from torch import Tensor
 
-from marl import fused
-from marl.fused import (
+from marl.fused.blocks import (
     BLOCK,
+    CODES,
     SLOPES,
     UNITS,
     WIDTH,
-    _down,
-    _gather,
-    _high,
-    _inner,
-    _read,
-    _scatter,
-    _share,
-    _squash,
-    _up,
-    _write,
+    gather,
+    go_down,
+    go_up,
+    inner,
+    read,
+    scatter,
+    share,
+    squash,
+    tiled,
+    write,
 )
+from marl.fused.kernels import SIGNATURES, flat, parts_of, run, unflat
 
 PARTS = 5  # what a tape holds of a unit and step: r, z, n, U_n h + b'_n, and the memory before
 
 
-@_inner
+@inner
 def _step(see, at, sizes, code, recall, at1, sizes1, x, first, rows):
     """Gates from what is seen at columns first .. of x [in,R] and what is remembered; r, z, n before the last squash.
 
     Leaves r, z, and n in the outputs of `see`, U h + b in those of `recall`.
     """
     H, half = sizes1[0], np.float32(0.5)
-    _gather(see, at[UNITS, 0], at[WIDTH, 0], x, first, rows)
-    _up(see, at, sizes, _high(rows), code)
-    _up(recall, at1, sizes1, _high(rows), 0)
+    gather(see, at[UNITS, 0], at[WIDTH, 0], x, first, rows)
+    go_up(see, at, sizes, tiled(rows), code)
+    go_up(recall, at1, sizes1, tiled(rows), 0)
     for b in range(rows):
         g, said = (
             see[at[UNITS, -1] + b * at[WIDTH, -1] :][: 3 * H],
@@ -56,16 +57,16 @@ def _step(see, at, sizes, code, recall, at1, sizes1, x, first, rows):
         )
         for k in range(2 * H):
             g[k] = half * (g[k] + said[k])
-        _squash(g[: 2 * H], 1)  # sigmoid(x) = (1 + tanh(x / 2)) / 2
+        squash(g[: 2 * H], 1)  # sigmoid(x) = (1 + tanh(x / 2)) / 2
         for k in range(2 * H):
             g[k] = half + half * g[k]
         r, n, heard = g[:H], g[2 * H :], said[2 * H :]
         for k in range(H):
             n[k] += r[k] * heard[k]
-        _squash(n, 1)
+        squash(n, 1)
 
 
-@_inner
+@inner
 def _remember(see, at, recall, at1, H, rows):
     """h = (1 - z) n + z h, in the inputs of `recall`."""
     for b in range(rows):
@@ -75,7 +76,7 @@ def _remember(see, at, recall, at1, H, rows):
             h[k] = n[k] + z[k] * (h[k] - n[k])
 
 
-@_inner
+@inner
 def _tape(see, at, recall, at1, H, rows, tape):
     """Keep what the way back needs of a step, before the memory changes."""
     for b in range(rows):
@@ -92,15 +93,15 @@ def _tape(see, at, recall, at1, H, rows, tape):
             fifth[k] = h[k]
 
 
-@_inner
+@inner
 def _step_back(see, at, sizes, code, recall, at1, sizes1, x, dy, first, rows, tape, carry, to_inputs):
     """The chain rule through one step; carry [rows,H] is the slope in the memory after it, and then before it."""
     H, one, wide, high = sizes1[0], np.float32(1), at[WIDTH, -1], at1[WIDTH, 1]
-    _gather(see, at[UNITS, 0], at[WIDTH, 0], x, first, rows)
-    _up(see, at, sizes, _high(rows), code)
-    see[at[SLOPES, -1] : at[SLOPES, -1] + _high(rows) * wide] = 0
-    recall[at1[SLOPES, 1] : at1[SLOPES, 1] + _high(rows) * high] = 0
-    recall[at1[UNITS, 0] : at1[UNITS, 0] + _high(rows) * at1[WIDTH, 0]] = 0
+    gather(see, at[UNITS, 0], at[WIDTH, 0], x, first, rows)
+    go_up(see, at, sizes, tiled(rows), code)
+    see[at[SLOPES, -1] : at[SLOPES, -1] + tiled(rows) * wide] = 0
+    recall[at1[SLOPES, 1] : at1[SLOPES, 1] + tiled(rows) * high] = 0
+    recall[at1[UNITS, 0] : at1[UNITS, 0] + tiled(rows) * at1[WIDTH, 0]] = 0
     for b in range(rows):
         outer, inner = see[at[SLOPES, -1] + b * wide :][: 3 * H], recall[at1[SLOPES, 1] + b * high :][: 3 * H]
         kept, dh, h = tape[b], carry[b], recall[at1[UNITS, 0] + b * at1[WIDTH, 0] :][:H]
@@ -119,8 +120,8 @@ def _step_back(see, at, sizes, code, recall, at1, sizes1, x, dy, first, rows, ta
             dh[k] *= z[k]
         for k in range(2 * H):
             inner[k] = outer[k]
-    _down(recall, at1, sizes1, _high(rows), 0, True)
-    _down(see, at, sizes, _high(rows), code, to_inputs)
+    go_down(recall, at1, sizes1, tiled(rows), 0, True)
+    go_down(see, at, sizes, tiled(rows), code, to_inputs)
     for b in range(rows):
         dh, dx = carry[b], recall[at1[SLOPES, 0] + b * at1[WIDTH, 0] :][:H]
         for k in range(H):
@@ -133,17 +134,17 @@ def _forward(x, parameters, sizes, at, space, code, recalls, sizes1, at1, space1
     for worker in numba.prange(len(space)):
         see, recall = space[worker], space1[worker]
         for task in range(worker, S * C * parts, len(space)):
-            p, (begin, end) = task // parts, _share(M, task % parts, parts)
+            p, (begin, end) = task // parts, share(M, task % parts, parts)
             s, c = p // C, p % C
-            _read(see, at, sizes, parameters[p])
-            _read(recall, at1, sizes1, recalls[p])
+            read(see, at, sizes, parameters[p])
+            read(recall, at1, sizes1, recalls[p])
             for m in range(begin, end, BLOCK):
                 rows = min(BLOCK, end - m)
-                _gather(recall, at1[UNITS, 0], at1[WIDTH, 0], before[s, c], m, rows)
+                gather(recall, at1[UNITS, 0], at1[WIDTH, 0], before[s, c], m, rows)
                 for first in range(m, R, M):
                     _step(see, at, sizes, code, recall, at1, sizes1, x[s, c], first, rows)
                     _remember(see, at, recall, at1, H, rows)
-                    _scatter(recall, at1[UNITS, 0], at1[WIDTH, 0], y[s, c], first, rows)
+                    scatter(recall, at1[UNITS, 0], at1[WIDTH, 0], y[s, c], first, rows)
 
 
 def _backward(
@@ -170,10 +171,10 @@ def _backward(
     for worker in numba.prange(len(space)):
         see, recall, tape, carry = space[worker], space1[worker], tapes[worker], carries[worker]
         for task in range(worker, S * C * parts, len(space)):
-            p, (begin, end) = task // parts, _share(M, task % parts, parts)
+            p, (begin, end) = task // parts, share(M, task % parts, parts)
             s, c = p // C, p % C
-            _read(see, at, sizes, parameters[p])
-            _read(recall, at1, sizes1, recalls[p])
+            read(see, at, sizes, parameters[p])
+            read(recall, at1, sizes1, recalls[p])
             for m in range(begin, end, BLOCK):
                 rows = min(BLOCK, end - m)
                 recall[at1[UNITS, 0] : at1[UNITS, 0] + BLOCK * at1[WIDTH, 0]] = 0
@@ -189,22 +190,22 @@ def _backward(
                         to_inputs,
                     )  # fmt: skip
                     if to_inputs:
-                        _scatter(see, at[SLOPES, 0], at[WIDTH, 0], dx[s, c], first, rows)
-            _write(see, at, sizes, gradients[p, task % parts])
-            _write(recall, at1, sizes1, gradients1[p, task % parts])
+                        scatter(see, at[SLOPES, 0], at[WIDTH, 0], dx[s, c], first, rows)
+            write(see, at, sizes, gradients[p, task % parts])
+            write(recall, at1, sizes1, gradients1[p, task % parts])
 
 
 _F, _I = types.float32, types.int64
 _2, _3, _4 = _F[:, ::1], _F[:, :, ::1], _F[:, :, :, :]
 _PLANS = (_4, _2, _I[::1], _I[:, ::1], _2, _I, _2, _I[::1], _I[:, ::1], _2)  # x, see and its plan, recall and its plan
-fused.SIGNATURES[_forward] = types.void(*_PLANS, _4, _I, _4)
-fused.SIGNATURES[_backward] = types.void(*_PLANS, _I, _4, _4, _3, _3, _F[:, :, :, ::1], _3)
+SIGNATURES[_forward] = types.void(*_PLANS, _4, _I, _4)
+SIGNATURES[_backward] = types.void(*_PLANS, _I, _4, _4, _3, _3, _F[:, :, :, ::1], _3)
 
 
 def _networks(layers: Sequence[Tensor]) -> tuple[Any, Any, tuple[Any, ...]]:
     """(numbers of "see", its plan, numbers of "recall" and its plan) of U, b and then all W and b of the perceptron."""
-    recalls, plan1 = fused.flat(layers[:2])
-    parameters, plan = fused.flat(layers[2:])
+    recalls, plan1 = flat(layers[:2])
+    parameters, plan = flat(layers[2:])
     return parameters, plan, (recalls, *plan1)
 
 
@@ -220,8 +221,8 @@ def remembered(x: Tensor, before: Tensor, layers: Sequence[Tensor], activation: 
     layers: U [P,3H,H], b [P,3H,1], all W and then all b of the perceptron; a network for each of the P = S C.
     """
     (S, C, H, M), (parameters, plan, about) = before.shape, _networks(layers)
-    parts, y = fused.parts_of(M), x.new_empty(S, C, H, x.shape[3])
-    fused.run(_forward, S * C * parts, x, parameters, plan, fused.CODES[activation], *about, before, parts, y)
+    parts, y = parts_of(M), x.new_empty(S, C, H, x.shape[3])
+    run(_forward, S * C * parts, x, parameters, plan, CODES[activation], *about, before, parts, y)
     return y
 
 
@@ -242,12 +243,12 @@ class Remembered(torch.autograd.Function):
         x, *layers = ctx.saved_tensors
         parameters, plan, about = _networks(layers)
         (S, C, H, R), M, P = grad.shape, ctx.M, len(parameters)
-        parts = fused.parts_of(M)
+        parts = parts_of(M)
         dx = torch.empty_like(x, memory_format=torch.contiguous_format) if ctx.needs_input_grad[2] else x[:0]
         found = [x.new_empty(P, parts, table.shape[1]) for table in (parameters, about[0])]
         scratch = _tapes(len(plan[2]), R // M, H)
-        code = fused.CODES[ctx.activation]
-        fused.run(_backward, S * C * parts, x, parameters, plan, code, *about, M, grad, dx, *found, *scratch)
+        code = CODES[ctx.activation]
+        run(_backward, S * C * parts, x, parameters, plan, code, *about, M, grad, dx, *found, *scratch)
         see, recall = (f.sum(1) for f in found)
-        slopes = (*fused.unflat(recall, layers[:2]), *fused.unflat(see, layers[2:]))
+        slopes = (*unflat(recall, layers[:2]), *unflat(see, layers[2:]))
         return None, None, dx if ctx.needs_input_grad[2] else None, *slopes

@@ -1,8 +1,8 @@
 """Minibatch after minibatch without leaving compiled code: rows by index, loss, backward pass, clipping, Adam.
 
 For small networks the words between two matrix products cost more than the products. Here one call takes all gradient
-steps that a learner takes on one batch: PPO's and REINFORCE's for actors, squared errors for critics. Built on the
-blocks of `marl.fused`; the equal in plain torch are the loops of `learn.policy_gradient` and `Chain.fit`.
+steps that a learner takes on one batch: PPO's and REINFORCE's for actors, squared errors for critics. Built on
+`blocks`; the equal in plain torch are the loops of `learn.policy_gradient` and `Chain.fit`.
 """
 # mypy: allow-untyped-defs
 
@@ -16,27 +16,28 @@ import torch
 from numba.core import types
 from torch import Tensor
 
-from marl import fused
-from marl.fused import BLOCK, SLOPES, UNITS, WIDTH, _down, _high, _inner, _read, _share, _up, _write
-from marl.objective import NEVER, slopes
+from marl.fused.adam import follow, in_steps
+from marl.fused.blocks import BLOCK, CODES, SLOPES, UNITS, WIDTH, go_down, go_up, inner, read, share, tiled, write
+from marl.fused.kernels import SIGNATURES, pack, parts_of, plan_of, run, unflat
+from marl.fused.objective import NEVER, gap_of, slopes
 
 POLICY, SQUARES = 0, 1
 
 
-@_inner
+@inner
 def _see(work, start, width, x, picked):
     """The picked rows of x [R,in] into the workspace; the last again up to a multiple of HIGH."""
-    for r in range(_high(len(picked))):
+    for r in range(tiled(len(picked))):
         place, seen = work[start + r * width :][:width], x[picked[min(r, len(picked) - 1)]]
         for i in range(len(seen)):  # over slices: a loop over sums of indices would not run in vector registers
             place[i] = seen[i]
 
 
-@_inner
+@inner
 def _follow(z, dz, wide, A, aim, old, action, legal, alive, picked, unit, entropy, clip, scratch, taken):
     """Slopes of a policy's loss at its outputs z for the picked rows; scratch [8, BLOCK], taken [BLOCK]."""
     credit, before, weight = scratch[5], scratch[6], scratch[7]
-    rows = _high(len(picked))
+    rows = tiled(len(picked))
     for r in range(rows):
         k = picked[min(r, len(picked) - 1)]
         weight[r] = unit if r < len(picked) and alive[k] else np.float32(0)
@@ -47,30 +48,15 @@ def _follow(z, dz, wide, A, aim, old, action, legal, alive, picked, unit, entrop
     slopes(z, dz, rows, wide, A, taken, credit, before, weight, scratch, entropy, clip)
 
 
-@_inner
+@inner
 def _approach(z, dz, wide, A, aim, old, alive, picked, unit, clip):
     """Slopes of squared errors at the outputs z of the picked rows."""
-    for r in range(_high(len(picked))):
+    for r in range(tiled(len(picked))):
         k = picked[min(r, len(picked) - 1)]
         weight = unit if r < len(picked) and alive[k] else np.float32(0)
         for a in range(A):
-            gap = z[r * wide + a] - aim[a, k]
-            if clip >= 0:
-                moved = z[r * wide + a] - old[a, k]
-                kept = old[a, k] + min(max(moved, -clip), clip) - aim[a, k]
-                if kept * kept > gap * gap:
-                    gap = kept if abs(moved) < clip else np.float32(0)
+            gap = gap_of(z[r * wide + a], aim[a, k], old[a, k], clip)
             dz[r * wide + a] = weight * 2 * gap
-
-
-@_inner
-def _adam(parameters, gradient, mean, square, rate, fade, lift, fresh, fresh2, epsilon):
-    """One step of Adam (Kingma & Ba 2015): rate = lr / (1 - beta1^t), lift = sqrt(1 - beta2^t), fresh = 1 - beta."""
-    for k in range(len(parameters)):
-        g = gradient[k] * fade
-        mean[k] += fresh * (g - mean[k])
-        square[k] += fresh2 * (g * g - square[k])
-        parameters[k] -= rate * mean[k] / (np.sqrt(square[k]) / lift + epsilon)
 
 
 def _steps(
@@ -79,7 +65,7 @@ def _steps(
 ):  # fmt: skip
     """All gradient steps of one batch; see `descend`. gradients [P, parts, .] is scratch."""
     (S, C), (passes, _, cells) = x.shape[:2], order.shape
-    parts, lr, beta1, beta2, epsilon = gradients.shape[1], rates[0], rates[1], rates[2], rates[3]
+    parts = gradients.shape[1]
     picked, unit = np.empty((S, (cells // pieces + 1) * each), np.int64), np.empty(S, np.float32)
     for step in range(passes * pieces):
         piece = step % pieces
@@ -98,14 +84,14 @@ def _steps(
             for task in range(worker, S * C * parts, len(space)):
                 p, part = task // parts, task % parts
                 s, c = p // C, p % C
-                _read(work, at, sizes, parameters[p])
-                first, end = _share(R, part, parts)
+                read(work, at, sizes, parameters[p])
+                first, end = share(R, part, parts)
                 scratch, taken = np.empty((8, BLOCK), np.float32), np.empty(BLOCK, np.int64)
                 for begun in range(first, end, BLOCK):
                     some = picked[s, begun : min(begun + BLOCK, end)]
-                    rows, wide = _high(len(some)), at[WIDTH, -1]
+                    rows, wide = tiled(len(some)), at[WIDTH, -1]
                     _see(work, at[UNITS, 0], at[WIDTH, 0], x[s, c], some)
-                    _up(work, at, sizes, rows, code)
+                    go_up(work, at, sizes, rows, code)
                     z = work[at[UNITS, -1] : at[UNITS, -1] + rows * wide]
                     dz = work[at[SLOPES, -1] : at[SLOPES, -1] + rows * wide]
                     if kind == POLICY:
@@ -115,27 +101,14 @@ def _steps(
                         )  # fmt: skip
                     else:
                         _approach(z, dz, wide, sizes[-1], aim[s, c], old[s, c], alive[s, c], some, unit[s], clip)
-                    _down(work, at, sizes, rows, code, False)
-                _write(work, at, sizes, gradients[p, part])
-        t = rates[4] + step + 1
-        rate, lift = lr / (1 - beta1**t), np.sqrt(1 - beta2**t)
-        for s in range(S):
-            total = np.float32(0)
-            for p in range(s * C, (s + 1) * C):
-                for part in range(1, parts):
-                    gradients[p, 0] += gradients[p, part]
-                total += (gradients[p, 0] * gradients[p, 0]).sum()
-            fade = np.float32(min(1.0, norm / (np.sqrt(total) + 1e-6))) if norm > 0 else np.float32(1)
-            for p in range(s * C, (s + 1) * C):
-                _adam(
-                    parameters[p], gradients[p, 0], mean[p], square[p], np.float32(rate), fade, np.float32(lift),
-                    np.float32(1 - beta1), np.float32(1 - beta2), np.float32(epsilon),
-                )  # fmt: skip
+                    go_down(work, at, sizes, rows, code, False)
+                write(work, at, sizes, gradients[p, part])
+        follow(parameters, gradients, S, norm, rates, step, mean, square)
 
 
 _F, _I, _B = types.float32, types.int64, types.boolean
 _2, _4 = _F[:, ::1], _F[:, :, :, :]
-fused.SIGNATURES[_steps] = types.void(
+SIGNATURES[_steps] = types.void(
     *(_F[:, :, :, ::1], _2, _I[::1], _I[:, ::1], _2, _I),  # x [S,C,R,in], parameters, plan, activation
     *(_I[:, :, ::1], _I, _I, _I),  # order, pieces, each, kind
     *(_4, _4, _I[:, :, :], _B[:, :, :, :], _B[:, :, :]),  # aim, old, action, legal, alive
@@ -170,27 +143,18 @@ def descend(
         order: [passes,S,cells] shuffled numbers of cells; R / cells rows that lie together make a cell.
         old: log probabilities of the actions when they were taken (PPO), or old predictions (value clipping).
     """
-    parameters, plan = fused.flat(layers)
-    S, C, _, R = x.shape
-    cells, group = order.shape[2], optimizer.param_groups[0]
-    memory = [optimizer.state[p] for p in layers]
-    for p, kept in zip(layers, memory, strict=True):
-        if not kept:
-            kept |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-    mean, square = (torch.cat([kept[k].flatten(1) for kept in memory], 1) for k in ("exp_avg", "exp_avg_sq"))
-    rates = torch.tensor([group["lr"], *group["betas"], group["eps"], float(memory[0]["step"])], dtype=torch.float64)
-    parts = fused.parts_of(R // pieces)
-    fused.run(
-        *(_steps, S * C * parts, x.transpose(2, 3).contiguous(), parameters, plan),
-        *(fused.CODES[activation], order.contiguous(), pieces, R // cells, SQUARES if action is None else POLICY),
-        *(aim, aim if old is None else old),
-        torch.zeros(S, C, 1, dtype=torch.int64).expand(S, C, R) if action is None else action,
-        torch.ones(1, 1, 0, 1, dtype=torch.bool).expand(S, C, 0, R) if legal is None else legal,
-        *(alive, entropy, -1.0 if clip is None else clip, 0.0 if max_norm is None else max_norm),
-        *(rates, mean, square, parameters.new_empty((S * C, parts, parameters.shape[1]))),
-    )
-    for k, table in ((None, parameters), ("exp_avg", mean), ("exp_avg_sq", square)):
-        for p, kept, new in zip(layers, memory, fused.unflat(table, layers), strict=True):
-            (p.data if k is None else kept[k]).copy_(new)
-    for kept in memory:
-        kept["step"] += order.shape[0] * pieces
+    (S, C, _, R), cells, plan = x.shape, order.shape[2], plan_of(layers)
+    parts = parts_of(R // pieces)
+
+    def work(parameters: Tensor, rates: Tensor, mean: Tensor, square: Tensor) -> None:
+        run(
+            *(_steps, S * C * parts, x.transpose(2, 3).contiguous(), parameters, plan),
+            *(CODES[activation], order.contiguous(), pieces, R // cells, SQUARES if action is None else POLICY),
+            *(aim, aim if old is None else old),
+            torch.zeros(S, C, 1, dtype=torch.int64).expand(S, C, R) if action is None else action,
+            torch.ones(1, 1, 0, 1, dtype=torch.bool).expand(S, C, 0, R) if legal is None else legal,
+            *(alive, entropy, -1.0 if clip is None else clip, 0.0 if max_norm is None else max_norm),
+            *(rates, mean, square, parameters.new_empty((S * C, parts, parameters.shape[1]))),
+        )
+
+    in_steps(optimizer, layers, order.shape[0] * pieces, pack, lambda table: unflat(table, layers), work)

@@ -1,6 +1,6 @@
 """A step of play in one call: views in, probabilities and actions out, with weights that were laid out once for all.
 
-Built on the blocks of `marl.fused`; the equal in plain torch is `Actor.forward`, or `learn.q_learning.Explorer`, and
+Built on `blocks`; the equal in plain torch is `Actor.forward`, or `learn.q_learning.Explorer`, and
 then `rollout.sample`. With a few hundred rows the words between operations cost more than the operations.
 """
 # mypy: allow-untyped-defs
@@ -15,14 +15,14 @@ import torch
 from numba.core import types
 from torch import Tensor
 
-from marl import fused
-from marl.fused import BIAS, BLOCK, UNITS, WIDTH, WT, _high, _inner, _pad, _share, _up
+from marl.fused.blocks import BIAS, BLOCK, CODES, UNITS, WIDTH, WT, go_up, inner, padded, share, tiled
+from marl.fused.kernels import SIGNATURES, plan_of, ready
 from marl.types import Act
 
 TASK = 512  # rows of one network that make a task
 
 
-@_inner
+@inner
 def _load(work, at, sizes, packed):
     """Transposed weights and biases, as `_packed` has them, into the workspace."""
     k0 = 0
@@ -34,7 +34,7 @@ def _load(work, at, sizes, packed):
         k0 += at[WIDTH, k + 1]
 
 
-@_inner
+@inner
 def _see(work, start, width, obs, b0, n0, first, rows, group):
     """Rows first .. first + rows of what agents see, row r being agent n0 + r % group of episode b0 + r // group."""
     O = obs.shape[2]
@@ -50,7 +50,7 @@ def _see(work, start, width, obs, b0, n0, first, rows, group):
                 place[i] = seen[i]
 
 
-@_inner
+@inner
 def _choose(z, legal, scale, epsilon, p):
     """Probabilities p [A] from outputs z [A]: softmax(scale z), or with epsilon >= 0 epsilon-greedy."""
     A, top, best, count = len(p), np.float32(-np.inf), 0, 0
@@ -72,7 +72,7 @@ def _choose(z, legal, scale, epsilon, p):
             p[a] /= total
 
 
-@_inner
+@inner
 def _sampled(p, u):
     """`rollout.sample`: sums in double precision, compared in single."""
     total = 0.0
@@ -97,14 +97,14 @@ def _acts(obs, packed, sizes, at, space, code, shared, legal, u, scale, epsilon,
             p, part = task // parts, task % parts
             b0, n0 = (p * R // N, 0) if shared else (p // N * R, p % N)
             _load(work, at, sizes, packed[p])
-            begin, end = _share(R, part, parts)
+            begin, end = share(R, part, parts)
             for first in range(begin, end, BLOCK):
                 rows, wide = min(BLOCK, end - first), at[WIDTH, 0]
                 _see(work, at[UNITS, 0], wide, obs, b0, n0, first, rows, group)
-                for r in range(_high(rows)):
+                for r in range(tiled(rows)):
                     for i in range(O, sizes[0]):
                         work[at[UNITS, 0] + r * wide + i] = np.float32(i - O == (first + r) % group)
-                _up(work, at, sizes, _high(rows), code)
+                go_up(work, at, sizes, tiled(rows), code)
                 for r in range(rows):
                     b, n = b0 + (first + r) // group, n0 + (first + r) % group
                     z = work[at[UNITS, -1] + r * at[WIDTH, -1] :][:A]
@@ -114,7 +114,7 @@ def _acts(obs, packed, sizes, at, space, code, shared, legal, u, scale, epsilon,
 
 
 _F, _I = types.float32, types.int64
-fused.SIGNATURES[_acts] = types.void(
+SIGNATURES[_acts] = types.void(
     *(_F[:, :, :], _F[:, ::1], _I[::1], _I[:, ::1], _F[:, ::1], _I, types.boolean, types.boolean[:, :, :], _F[:, :]),
     *(_F, _F, _F[:, :, ::1], _I[:, ::1]),
 )
@@ -125,7 +125,7 @@ def _packed(layers: Sequence[Tensor]) -> Tensor:
     depth, parts = len(layers) // 2, []
     for weight, bias in zip(layers[:depth], layers[depth:], strict=True):
         P, high, wide = weight.shape
-        table = weight.new_zeros(P, _pad(wide) + 1, _pad(high))
+        table = weight.new_zeros(P, padded(wide) + 1, padded(high))
         table[:, :wide, :high] = weight.detach().transpose(1, 2)
         table[:, -1, :high] = bias.detach()[..., 0]
         parts.append(table.flatten(1))
@@ -140,14 +140,14 @@ def acting(
     softmax(outputs / temperature), or with epsilon >= 0 epsilon-greedy. Network s (shared) or (s, i) serves seed s;
     a shared one reads one-hot i behind what agent i sees.
     """
-    packed, (sizes, at, space) = _packed(layers), fused.plan_of(layers)
+    packed, (sizes, at, space) = _packed(layers), plan_of(layers)
     weights, nothing = packed.numpy(), np.ones((1, 1, 0), bool)
-    A, code, networks = int(sizes[-1]), fused.CODES[activation], len(packed)
+    A, code, networks = int(sizes[-1]), CODES[activation], len(packed)
 
     def act(obs: Tensor, mask: Tensor | None, u: Tensor) -> tuple[Tensor, Tensor]:
         B, N, _ = obs.shape
         probs, action = np.empty((B, N, A), np.float32), np.empty((B, N), np.int64)
-        kernel, workers = fused.ready(_acts, networks * -(-(B * N // networks) // TASK))
+        kernel, workers = ready(_acts, networks * -(-(B * N // networks) // TASK))
         legal = nothing if mask is None else mask.numpy()
         about = (code, shared, legal, u.numpy(), 1 / temperature, epsilon)
         kernel(obs.numpy(), weights, sizes, at, space[:workers], *about, probs, action)
