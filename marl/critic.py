@@ -74,9 +74,10 @@ class Value(nn.Module):
     def _says(self, trajectory: Trajectory) -> Tensor:
         """The network's outputs; asked about the same episodes again, unchanged and not to learn, what it said then.
 
-        Credit, targets and clipping ask for the same numbers one after the other.
+        Credit, targets and clipping ask for the same numbers one after the other. On a GPU answering again is cheaper
+        than looking.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or trajectory.obs.device.type != "cpu":
             out: Tensor = self.net(self._read(trajectory))
             return out
         now = [*self.parameters(), *self.buffers()]

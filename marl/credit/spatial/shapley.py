@@ -71,8 +71,8 @@ def absentees(absent: str, default: Tensor, trajectory: Trajectory) -> Callable[
 def luck(trajectory: Trajectory, what: str, draw: int) -> Tensor:
     """[T,B,N] numbers named by the episode, so that asking twice gives the same answer."""
     T, _, N = trajectory.action.shape
-    table = uniform(f"shapley/{what}", draw, episode_names(trajectory), (T, N), trajectory.reward.dtype)
-    return table.transpose(0, 1).to(trajectory.reward.device)
+    about = (f"shapley/{what}", draw, episode_names(trajectory), (T, N), trajectory.reward.dtype)
+    return uniform(*about, trajectory.reward.device).transpose(0, 1)
 
 
 def shares(trajectory: Trajectory, worth: Worth, absent: Callable[[int], Tensor], orders: int | None) -> Tensor:
