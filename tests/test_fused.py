@@ -231,3 +231,16 @@ def test_exponentials_and_logs_are_accurate() -> None:
     assert np.abs(up / np.exp(x.astype(np.float64)) - 1).max() < 4e-7
     logs = np.log(up.astype(np.float64))
     assert (np.abs(down - logs) / np.maximum(np.abs(logs), 1)).max() < 4e-7
+
+
+def test_code_for_many_threads_is_kept_apart() -> None:
+    """On disk it has a name of its own: else what was compiled first, for one thread, would serve both."""
+    from pathlib import Path
+
+    from marl.fused import autograd, kernels
+
+    for parallel, name in ((False, "one"), (True, "many")):
+        compiled = kernels._compiled(autograd._outputs, parallel)
+        kept = {file.name for file in Path(compiled._cache.cache_path).glob(f"*_outputs_{kernels._sources()}_{name}-*")}
+        assert kept, name
+    kernels._compiled.cache_clear()

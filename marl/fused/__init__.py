@@ -2,11 +2,11 @@
 
 The fast CPU tier behind `marl.networks`, compiled by numba on first use and cached on disk; float32 only. Outputs and
 gradients are those of the torch tier to 1e-6 of their size (see tests), and torch stays the reference. Read `blocks`
-first, then `network`; each further file takes one loop of the project whole: `acting` a step of play, `descent` PPO's,
+first, then `autograd`; each further file takes one loop of the project whole: `acting` a step of play, `descent` PPO's,
 REINFORCE's and a critic's gradient steps, `q_descent` Q-learning's, `action_descent` COMA's critic, `gru` a memory.
 """
 
-from marl.fused.network import network
+from marl.fused.autograd import network
 from marl.fused.objective import policy_loss
 
 __all__ = ["network", "policy_loss"]

@@ -23,8 +23,8 @@ SIGNATURES: dict[Callable[..., None], Any] = {}  # of every kernel, so that it i
 @cache
 def _compiled(kernel: Callable[..., None], parallel: bool) -> Any:
     """A kernel for one thread or for as many as torch uses; machine code is kept beside this file."""
-    # Numba looks for changes in the kernel's own file only; the blocks that it is made of lie in others as well.
-    kernel.__qualname__ = f"{kernel.__name__}_{_sources()}"
+    # Numba looks for changes in the kernel's own file only, and knows code for many threads by no other name.
+    kernel.__qualname__ = f"{kernel.__name__}_{_sources()}_{'many' if parallel else 'one'}"
     compiler = numba.njit(SIGNATURES[kernel], fastmath=True, error_model="numpy", cache=True, parallel=parallel)
     return compiler(kernel)
 
