@@ -55,7 +55,7 @@ def run(kernel: Callable[..., None], tasks: int, x: Tensor, parameters: Tensor, 
 def parts_of(rows: int) -> int:
     """Tasks that the rows of one network are shared out to: whole blocks, and the same whatever trains beside it."""
     threads = torch.get_num_threads()
-    return 1 if threads == 1 else max(1, min(-(-rows // BLOCK), 2 * threads))
+    return 1 if threads == 1 else max(1, min(-(-rows // BLOCK), threads))
 
 
 @lru_cache(maxsize=64)
